@@ -1,0 +1,34 @@
+# make lesson                            train on the drawn sample, no network but the package index
+# make lesson DATA=pets ARCH=resnet34    the real thing; DATA= takes a folder of your own too
+# make test                              notebooks, package and tests in step; all of them run
+# make notebooks                         open the notebooks in Jupyter
+# make readme                            README.md anew from nbs/index.ipynb
+
+PYTHON ?= python3
+DATA   ?= sample
+ARCH   ?= efficientnet_lite0
+OUT    ?= runs/$(shell date +%Y%m%d-%H%M%S)
+
+BIN       := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+INSTALLED := .venv/installed
+
+.PHONY: lesson test notebooks readme
+
+lesson: $(INSTALLED)
+	$(BIN)/pet-classifier train $(DATA) --arch $(ARCH) --out $(OUT)
+
+test: $(INSTALLED)
+	$(BIN)/ruff check pet_classifier tests setup.py
+	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --timing
+	$(BIN)/pytest
+
+notebooks: $(INSTALLED)
+	$(BIN)/jupyter lab nbs
+
+readme: $(INSTALLED)
+	$(BIN)/python tests/readme.py
+
+$(INSTALLED): settings.ini setup.py pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	touch $(INSTALLED)

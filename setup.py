@@ -1,0 +1,21 @@
+"Builds the package from the metadata in settings.ini; the version stands in pet_classifier/__init__.py."
+import re
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import setup
+
+here = Path(__file__).parent
+config = ConfigParser(delimiters=['='])
+config.read(here/'settings.ini', encoding='utf-8')
+cfg = config['DEFAULT']
+version = re.search(r'^__version__ = "(.+)"$', (here/cfg['lib_name']/'__init__.py').read_text(encoding='utf-8'), re.M)[1]
+
+setup(
+    name=cfg['dist_name'], version=version, description=cfg['description'], author=cfg['author'],
+    license=cfg['license'], keywords=cfg['keywords'], python_requires=f'>={cfg["min_python"]}',
+    long_description=(here/'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
+    packages=[cfg['lib_name']], install_requires=cfg['requirements'].split(),
+    extras_require=dict(dev=cfg['dev_requirements'].split()),
+    entry_points=dict(console_scripts=cfg['console_scripts'].split()),
+)

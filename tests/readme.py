@@ -1,0 +1,21 @@
+"Makes README.md from nbs/index.ipynb; `python tests/readme.py` writes it, tests/test_in_step.py holds that it is current."
+from pathlib import Path
+
+from nbconvert import MarkdownExporter
+
+ROOT = Path(__file__).parent.parent
+
+
+def render(root):
+    "The text of README.md, and its pictures as a dict of path -> bytes."
+    resources = dict(output_files_dir='nbs/images', unique_key='index')
+    text, resources = MarkdownExporter().from_filename(str(root/'nbs'/'index.ipynb'), resources=resources)
+    return text.strip() + '\n', resources['outputs']
+
+
+if __name__ == '__main__':
+    text, pictures = render(ROOT)
+    (ROOT/'README.md').write_text(text, encoding='utf-8')
+    for name, data in pictures.items():
+        (ROOT/name).parent.mkdir(exist_ok=True)
+        (ROOT/name).write_bytes(data)

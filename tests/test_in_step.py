@@ -1,0 +1,63 @@
+"Notebooks, package and README say the same, and the notebooks are clean."
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from readme import ROOT, render
+
+NOTEBOOKS = sorted((ROOT/'nbs').glob('*.ipynb'))
+
+
+@pytest.fixture(scope='module')
+def redone(tmp_path_factory):
+    "A copy of the project after nbdev-export and nbdev-clean."
+    copy = tmp_path_factory.mktemp('copy')
+    for name in ('nbs', 'pet_classifier'):
+        shutil.copytree(ROOT/name, copy/name, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints', '.last_checked'))
+    shutil.copy(ROOT/'pyproject.toml', copy)
+    bin_dir = Path(sys.executable).parent
+    for tool in ('nbdev-export', 'nbdev-clean'): subprocess.run([bin_dir/tool], cwd=copy, check=True)
+    return copy
+
+
+def files(folder, pattern): return {p.name: p.read_text(encoding='utf-8') for p in folder.glob(pattern)}
+
+
+def test_package_is_exported_from_the_notebooks(redone):
+    assert files(redone/'pet_classifier', '*.py') == files(ROOT/'pet_classifier', '*.py')
+
+
+def test_notebooks_are_clean(redone):
+    now, cleaned = files(ROOT/'nbs', '*.ipynb'), files(redone/'nbs', '*.ipynb')
+    assert [n for n in now if now[n] != cleaned[n]] == []
+
+
+def test_every_module_has_its_notebook():
+    exported = {json.loads(re.search(r'"#\| default_exp (\w+)', n.read_text(encoding='utf-8')).expand(r'"\1"'))
+                for n in NOTEBOOKS if 'default_exp' in n.read_text(encoding='utf-8')}
+    assert exported == {p.stem for p in (ROOT/'pet_classifier').glob('*.py')} - {'__init__', '_modidx', 'all'}
+
+
+def outputs(notebook):
+    return [o for c in json.loads(notebook.read_text(encoding='utf-8'))['cells'] for o in c.get('outputs', [])]
+
+
+@pytest.mark.parametrize('notebook', NOTEBOOKS, ids=lambda n: n.stem)
+def test_outputs_are_fit_to_keep(notebook):
+    kept = outputs(notebook)
+    text = json.dumps(kept)
+    assert not [o for o in kept if o['output_type'] == 'error']
+    assert not re.search(r'/home/|/root/|/tmp/|/Users/|[A-Z]:\\\\', re.sub(r'"image/\w+": "[^"]*"', '', text)), "a machine's path"
+    assert not re.search(r'\d+%\|█|<progress', text), 'residue of a progress bar'
+    lesson = notebook.name.startswith('2')
+    assert notebook.stat().st_size < (1_000_000 if lesson else 500_000)
+
+
+def test_readme_is_made_from_the_index():
+    text, pictures = render(ROOT)
+    assert (ROOT/'README.md').read_text(encoding='utf-8') == text, 'run: make readme'
+    for name, data in pictures.items(): assert (ROOT/name).read_bytes() == data, name

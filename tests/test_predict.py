@@ -1,0 +1,155 @@
+"The predictor sees what the validation set saw, and a broken file stops nothing."
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from pet_classifier.bundle import load_bundle, save_bundle
+from pet_classifier.images import ImageProblem
+from pet_classifier.interpret import interpret
+from pet_classifier.labels import label_by_name
+from pet_classifier.learner import pet_learner
+from pet_classifier.loaders import loaders
+from pet_classifier.predict import Predictor
+from pet_classifier.splits import random_split
+
+
+@pytest.fixture(scope='module')
+def table(tmp_path_factory):
+    folder, rng = tmp_path_factory.mktemp('pictures'), np.random.default_rng(0)
+    for i, name in enumerate(f'{c}_{i}.jpg' for c in ('red', 'green', 'blue') for i in range(5)):
+        im = Image.fromarray(rng.integers(0, 255, (6, 7, 3), np.uint8)).resize((50 + 9*i, 90 - 4*i))
+        exif = Image.Exif()
+        exif[0x0112] = 1 + i % 8  # upright, mirrored, on its side
+        im.save(folder/name, exif=exif)
+    return random_split(label_by_name(sorted(folder.iterdir())), valid_pct=0.4)
+
+
+@pytest.fixture(scope='module')
+def learn(table):
+    learn = pet_learner(loaders(table, size=32, bs=4), 'resnet18', weights='none')
+    with learn.no_logging(): learn.fit_one_cycle(1, 0.01)
+    return learn
+
+
+@pytest.fixture(scope='module')
+def bundle(learn, tmp_path_factory): return save_bundle(learn, tmp_path_factory.mktemp('saved')/'model')
+
+
+@pytest.fixture(scope='module')
+def predictor(bundle): return Predictor(bundle)
+
+
+@pytest.fixture
+def files(table): return list(table[table.is_valid].file)
+
+
+@pytest.fixture
+def broken(tmp_path):
+    (tmp_path/'text.jpg').write_text('not a picture')
+    (tmp_path/'empty.jpg').touch()
+    return [tmp_path/'text.jpg', tmp_path/'empty.jpg', tmp_path/'nowhere.jpg']
+
+
+def test_says_what_the_learner_says(learn, predictor, files):
+    ours = predictor.probabilities([predictor.prepare(f) for f in files])
+    assert ours.dtype == np.float32 and ours.std() > 0.01
+    assert ours == pytest.approx(learn.get_preds()[0].numpy(), abs=1e-5)
+
+
+def test_says_the_same_in_a_fresh_process(learn, bundle, files):
+    code = ('import sys; from pet_classifier.predict import Predictor; p = Predictor(sys.argv[1]).predict(sys.argv[2]); '
+            'print(*(p.probs[c] for c in sorted(p.probs)))')
+    done = subprocess.run([sys.executable, '-c', code, bundle, files[0]], capture_output=True, text=True, check=True)  # noqa: S603
+    assert list(map(float, done.stdout.split())) == pytest.approx(learn.get_preds()[0][0].tolist(), abs=1e-5)
+
+
+def test_a_prediction_is_sorted_and_reads_well(predictor, files):
+    p = predictor.predict(files[0])
+    assert list(p.probs.values()) == sorted(p.probs.values(), reverse=True)
+    assert (p.label, p.probability) == next(iter(p.probs.items()))
+    assert sum(p.probs.values()) == pytest.approx(1, abs=1e-5) and set(p.probs) == {'red', 'green', 'blue'}
+    assert repr(p) == f'{p.label} ({p.probability:.2f})'
+
+
+def test_takes_names_paths_pil_images_and_loaded_bundles(bundle, files):
+    predictor = Predictor(load_bundle(bundle))
+    expected = predictor.predict(files[1]).probs
+    assert predictor.predict(str(files[1])).probs == expected
+    assert predictor.predict(Image.open(files[1])).probs == expected  # one that lies on its side
+
+
+@pytest.mark.parametrize('mode', ['L', 'LA', 'RGBA', 'P', 'CMYK', '1', 'I;16'])
+def test_takes_pil_images_of_any_mode(predictor, mode):
+    assert predictor.prepare(Image.new(mode, (40, 30))).shape == (3, 32, 32)
+
+
+@pytest.mark.parametrize('size', [(1, 1), (1, 3000), (3000, 1)])
+def test_takes_pictures_of_any_shape(predictor, tmp_path, size):
+    Image.new('RGB', size).save(tmp_path/'a.png')
+    assert predictor.predict(tmp_path/'a.png').label
+
+
+def test_a_broken_picture_is_an_image_problem(predictor, broken):
+    for f in broken:
+        with pytest.raises(ImageProblem, match=f.name): predictor.predict(f)
+
+
+@pytest.mark.parametrize('bs', [1, 2, 4, 9, 32])
+def test_broken_pictures_among_good_ones_keep_their_place(predictor, files, broken, bs):
+    mixed = [broken[0], *files[:3], broken[1], broken[2], *files[3:]]
+    rows = predictor.predict_files(mixed, bs=bs)
+    assert list(rows) == ['file', 'label', 'probability', 'problem']
+    assert rows.file.tolist() == mixed
+    assert rows.label.tolist() == [predictor.predict(f).label if f in files else '' for f in mixed]
+    assert rows.probability.isna().tolist() == [f in broken for f in mixed]
+    assert [bool(p) for p in rows.problem] == [f in broken for f in mixed]
+    assert rows.problem[0].startswith('not a picture') and rows.problem[4] == 'empty'
+
+
+def test_nothing_but_broken_pictures(predictor, broken):
+    rows = predictor.predict_files(broken, top=3)
+    assert (rows.label == '').all() and (rows.label3 == '').all() and rows.probability3.isna().all()
+
+
+def test_top(predictor, files):
+    rows = predictor.predict_files(files, top=3)
+    assert list(rows) == ['file', 'label', 'probability', 'label2', 'probability2', 'label3', 'probability3', 'problem']
+    first = predictor.predict(files[0])
+    assert [rows.label[0], rows.label2[0], rows.label3[0]] == list(first.probs)
+    assert rows.probability2[0] == pytest.approx(list(first.probs.values())[1], abs=1e-5)
+    for top in 0, 4:
+        with pytest.raises(ValueError, match=f'top={top}: expected 1 to 3'): predictor.predict_files(files, top=top)
+    with pytest.raises(ValueError, match='bs=0'): predictor.predict_files(files, bs=0)
+
+
+def test_one_file_and_none(predictor, files):
+    assert predictor.predict_files(str(files[0])).file.tolist() == [Path(files[0])]
+    assert list(predictor.predict_files([], top=2)) == ['file', 'label', 'probability', 'label2', 'probability2', 'problem']
+
+
+def test_evaluates_as_the_learner_does(learn, predictor, table):
+    ours, theirs = predictor.evaluate(table[table.is_valid], bs=4), interpret(learn)
+    assert ours.files == theirs.files and ours.vocab == theirs.vocab and ours.problems.empty
+    assert ours.targets.tolist() == theirs.targets.tolist()
+    assert ours.error_rate == theirs.error_rate
+    assert ours.probs == pytest.approx(theirs.probs, abs=1e-5)
+
+
+def test_evaluates_without_the_broken_ones(predictor, files, broken):
+    table = pd.DataFrame(dict(file=[broken[0], files[0], broken[1], files[1]], label=['red', 'blue', 'blue', 'green']))
+    interp = predictor.evaluate(table)
+    assert interp.files == files[:2] and [interp.vocab[t] for t in interp.targets] == ['blue', 'green']
+    assert interp.problems.file.tolist() == broken[:2] and interp.problems.problem[1] == 'empty'
+    with pytest.raises(ValueError, match='none of 1 pictures can be opened: empty.jpg'): predictor.evaluate(table.iloc[[2]])
+
+
+def test_labels_that_the_bundle_does_not_know_are_named(predictor, files):
+    table = pd.DataFrame(dict(file=files[:3], label=['red', 'mauve', 'ecru']))
+    said = '2 labels are none of the 3 classes of this bundle: ecru, mauve; it knows blue, green, red'
+    with pytest.raises(ValueError, match=said): predictor.evaluate(table)
+    with pytest.raises(ValueError, match="no column label"): predictor.evaluate(table[['file']])

@@ -43,8 +43,8 @@ def main():
         print(f'split {seed}: error {runs[-1][1]:.3f} in {runs[-1][0]:.1f} s', flush=True)
     seconds, errors = zip(*runs)
     print(json.dumps(dict(arch=args.arch, size=args.size, splits=args.splits, mean_error=round(mean(errors), 4),
-                          stdev=round(stdev(errors), 4), median_seconds=round(median(seconds), 2), threads=torch.get_num_threads(),
-                          machine=f'{platform.machine()} {platform.system()}')))
+                          stdev=round(stdev(errors), 4), median_seconds=round(median(seconds), 2),
+                          threads=torch.get_num_threads(), machine=f'{platform.machine()} {platform.system()}')))
 
 
 if __name__ == '__main__': main()

@@ -1,4 +1,5 @@
 "All of it, for a notebook: `from pet_classifier.all import *`"
+from .breeds import *
 from .bundle import *
 from .datasets import *
 from .drawing import *

@@ -56,7 +56,7 @@ Pattern = Annotated[str, typer.Option(help="Regular expression for the files' na
 Arch = Annotated[str, typer.Option(help='resnet34, resnet50, efficientnet_lite0, or any timm name.')]
 Size = Annotated[int, typer.Option(min=32, max=1024, help='Side of the pictures, in pixels.')]
 Seed = Annotated[int, typer.Option(min=0, help='For split, head, order and augmentation.')]
-Weights = Annotated[str, typer.Option(help="imagenet, none, a torchvision name such as IMAGENET1K_V1, or a .safetensors or .pth file.")]
+Weights = Annotated[str, typer.Option(help='imagenet, none, a torchvision name such as IMAGENET1K_V1, or a weights file.')]
 
 def parse_lr(
     text:str, # 'LO:HI', or one number
@@ -98,8 +98,7 @@ def check(data: Data, pattern: Pattern = None):
     twice = near_duplicates(table.file)
     label = table.set_index('file').label
     rows = [(r.file, r.problem) for r in broken.itertuples()]
-    rows += [(r.file, f'looks like {r.other}' + ('' if label[r.file] == label[r.other] else f', which is labelled {label[r.other]}'))
-             for r in twice.itertuples()]
+    rows += [(r.file, f'looks like {r.other}, labelled {label[r.other]}') for r in twice.itertuples()]
     counts = table.label.value_counts()
     print(f'{len(table)} pictures of {len(counts)} classes, {counts.min()} to {counts.max()} a class; '
           f'{len(broken)} broken files, {len(twice)} pairs that look the same', file=sys.stderr)
@@ -116,9 +115,9 @@ def train(
     pattern: Pattern = None,
     split: Annotated[Path, typer.Option(help='A split.csv to use instead of drawing one.')] = None,
     seed: Seed = 2,
-    head_epochs: Annotated[int, typer.Option(min=1, help='Epochs of the frozen stage. Default: 4, or as many as 120 steps need.')] = None,
-    epochs: Annotated[int, typer.Option(min=0, help='Epochs of the unfrozen stage; 0: none.')] = 2,
-    lr: Annotated[str, typer.Option(metavar='LO:HI', help='Rates of the unfrozen stage, from the first layers to the head.')] = '1e-6:1e-4',
+    head_epochs: Annotated[int, typer.Option(min=1, help='Frozen stage. Default: 4, or as many as 120 steps need.')] = None,
+    epochs: Annotated[int, typer.Option(min=0, help='Unfrozen stage; 0: none.')] = 2,
+    lr: Annotated[str, typer.Option(metavar='LO:HI', help='Rates of the unfrozen stage, first layers to head.')] = '1e-6:1e-4',
     weights: Weights = 'imagenet',
 ):
     "Train a classifier; OUT gets the split, the history, the figures, the metrics and the model."

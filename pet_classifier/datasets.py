@@ -6,14 +6,17 @@
 __all__ = ['draw_sample', 'write_digits', 'dataset']
 
 # %% ../nbs/01_datasets.ipynb #599b062a
-import hashlib, shutil
+import hashlib
+import shutil
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import URLError
+
 import numpy as np
 import pandas as pd
 from PIL import Image
-from . import drawing
+
+from . import breeds, drawing
 from .storage import cache_dir, replacing, replacing_dir, write_csv, write_text
 
 # %% ../nbs/01_datasets.ipynb #6506508a
@@ -62,8 +65,8 @@ def _once(folder, make):
 
 def _sample():
     "The drawn pets."
-    code = hashlib.sha256(Path(drawing.__file__).read_bytes()).hexdigest()[:8]
-    return _once(cache_dir()/f'sample-{code}', draw_sample)
+    code = b''.join(Path(module.__file__).read_bytes() for module in (breeds, drawing))
+    return _once(cache_dir()/f'sample-{hashlib.sha256(code).hexdigest()[:8]}', draw_sample)
 
 def _digits():
     "The handwritten digits."
@@ -73,7 +76,9 @@ def _digits():
 def _pets():
     "The pictures of Oxford-IIIT Pet."
     from torchvision.datasets import OxfordIIITPet
-    root = cache_dir()/'pets'; base = root/'oxford-iiit-pet'; done = base/'complete'
+    root = cache_dir()/'pets'
+    base = root/'oxford-iiit-pet'
+    done = base/'complete'
     if not done.exists():
         for part in 'images', 'annotations':
             if (base/f'{part}.tar.gz').exists(): shutil.rmtree(base/part, ignore_errors=True)

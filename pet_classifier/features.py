@@ -105,7 +105,8 @@ def fit_head(
     seed:int=2, # for the order of the features and for dropout
 ):
     "Train the head of `learn` by one cycle, on features that the frozen body computes once; leaves `learn` frozen"
-    if epochs is not None and epochs < 1: raise ValueError(f'epochs={epochs}: expected at least 1, or None to let the number of pictures decide')
+    if epochs is not None and epochs < 1:
+        raise ValueError(f'epochs={epochs}: expected at least 1, or None to let the number of pictures decide')
     learn.freeze()
     learn.epoch_table.stage = 'head'
     with no_random(seed), on_features(learn, bs):

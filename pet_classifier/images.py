@@ -6,10 +6,14 @@
 __all__ = ['SUFFIXES', 'listed', 'list_images', 'ImageProblem', 'open_image', 'image_problem', 'check_images', 'near_duplicates']
 
 # %% ../nbs/02_images.ipynb #b6961c49
-import os, stat, struct, zlib
+import os
+import stat
+import struct
+import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
 import numpy as np
 import pandas as pd
 from PIL import Image, UnidentifiedImageError
@@ -92,7 +96,8 @@ _UPRIGHT = {2: _T.FLIP_LEFT_RIGHT, 3: _T.ROTATE_180, 4: _T.FLIP_TOP_BOTTOM, 5: _
 
 def _read(file, max_pixels=_LIMIT, draft=None):
     "`file` opened, decoded (a JPEG at a fraction of its size, at least `draft`) and put upright in RGB; else an `ImageProblem`."
-    file = Path(file); _check_file(file)
+    file = Path(file)
+    _check_file(file)
     try:
         with Image.open(file, formats=_FORMATS) as im:
             w, h = im.size

@@ -86,12 +86,13 @@ def plot_top_losses(self:PetInterpretation,
     k:int=9, # how many pictures; more than there are: all
     ncols:int|None=None, # pictures a row; None: as many as make about a square
     figsize:tuple|None=None, # inches; None: what the pictures need
+    dpi:int=60, # pixels an inch
 ) -> Figure: # in a notebook, a `;` behind the call keeps it from being shown twice
     "The `k` pictures with the highest loss, each with prediction, label, loss and probability"
     rows = list(self.top_losses(k).itertuples())
     ncols = min(ncols or ceil(len(rows)**0.5), len(rows))
     nrows = ceil(len(rows)/ncols)
-    fig, axes = plt.subplots(nrows, ncols, figsize=figsize or (3*ncols, 3.3*nrows), dpi=70, squeeze=False,
+    fig, axes = plt.subplots(nrows, ncols, figsize=figsize or (3*ncols, 3.3*nrows), dpi=dpi, squeeze=False,
                              layout='constrained')
     for ax in axes.flat: ax.axis('off')
     for ax, row in zip(axes.flat, rows, strict=False):

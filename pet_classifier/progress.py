@@ -42,7 +42,8 @@ class EpochTable(Callback):
     def before_epoch(self): self.started = time.perf_counter()
 
     def after_batch(self):
-        if not self.quiet and self.training: self._say(f'epoch {self.epoch+1} of {self.n_epoch}, batch {self.iter+1} of {self.n_iter}')
+        if self.quiet or not self.training: return
+        self._say(f'epoch {self.epoch+1} of {self.n_epoch}, batch {self.iter+1} of {self.n_iter}')
 
     def after_epoch(self):
         if self.quiet: return

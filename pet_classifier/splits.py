@@ -8,8 +8,10 @@ __all__ = ['random_split', 'split_summary', 'check_split', 'save_split', 'load_s
 # %% ../nbs/04_splits.ipynb #3509ef55
 import os
 from pathlib import Path
+
 import numpy as np
 import pandas as pd
+
 from .images import listed
 from .labels import _flags
 from .storage import write_csv
@@ -33,7 +35,8 @@ def random_split(
     "`table` split by lot, each class in the same ratio and with at least one picture in either part."
     if not 0 < valid_pct < 1: raise ValueError(f'valid_pct={valid_pct} must lie between 0 and 1, as 0.2 does')
     paths, labels = [Path(f).as_posix() for f in table.file], table.label.to_numpy()
-    rows = pd.Series(sorted(range(len(paths)), key=paths.__getitem__)); groups = rows.groupby(labels[rows])
+    rows = pd.Series(sorted(range(len(paths)), key=paths.__getitem__))
+    groups = rows.groupby(labels[rows])
     sizes = groups.size()
     if len(lone := sizes.index[sizes < 2]):
         raise ValueError(f'{len(lone)} of {len(sizes)} classes have a single picture, which cannot be both learned from and '

@@ -6,9 +6,15 @@
 __all__ = ['cache_dir', 'replacing', 'replacing_dir', 'write_text', 'write_json', 'write_csv']
 
 # %% ../nbs/00a_storage.ipynb #771f02e2
-import csv, errno, json, os, secrets, shutil
+import csv
+import errno
+import json
+import os
+import secrets
+import shutil
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
 import pandas as pd
 from platformdirs import user_cache_dir
 
@@ -57,7 +63,8 @@ def replacing(
     path, # the file to write; a link is followed
 ): # yields the path to write to, in the same folder and with the same suffix
     "A path to write to, which takes the place of `path` once the block has ended well; else `path` stays as it was."
-    path = Path(os.path.realpath(path)); tmp = _beside(path)
+    path = Path(os.path.realpath(path))
+    tmp = _beside(path)
     with _said(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +81,9 @@ def replacing_dir(
     path, # the folder to write; a link is followed
 ): # yields an empty folder to fill, beside `path`
     "An empty folder to fill, which takes the place of `path` once the block has ended well; else `path` stays as it was."
-    path = Path(os.path.realpath(path)); tmp = _beside(path); old = _beside(path).with_suffix('.old')
+    path = Path(os.path.realpath(path))
+    tmp = _beside(path)
+    old = _beside(path).with_suffix('.old')
     with _said(path):
         if path.exists() and not path.is_dir(): raise NotADirectoryError(errno.ENOTDIR, 'a file, not a folder', str(path))
         try:

@@ -64,7 +64,8 @@ def stage_file(
     name:str, # of the stage
 ) -> Path: # where it is kept
     "The file of the stage `name`: in `models` beside the work"
-    if name != Path(name).name or name in ('', '.', '..'): raise ValueError(f'stage name {name!r}: expected a plain name such as "stage-1", without folders')
+    if name != Path(name).name or name in ('', '.', '..'):
+        raise ValueError(f"stage name {name!r}: expected a plain name such as 'stage-1', without folders")
     return Path(learn.path)/learn.model_dir/f'{name}.safetensors'
 
 def save_stage(
@@ -74,7 +75,8 @@ def save_stage(
     "Save the weights of `learn` and which groups are frozen"
     file = stage_file(learn, name)
     meta = dict(stage=json.dumps(dict(format_version=1, frozen=frozen_groups(learn))))
-    with replacing(file) as temporary: save_file({k: v.contiguous() for k, v in learn.model.state_dict().items()}, temporary, metadata=meta)
+    state = {k: v.contiguous() for k, v in learn.model.state_dict().items()}
+    with replacing(file) as temporary: save_file(state, temporary, metadata=meta)
     return file
 
 def load_stage(
@@ -84,14 +86,17 @@ def load_stage(
     "Put the weights of a saved stage back into `learn`, and freeze what was frozen then"
     file = stage_file(learn, name)
     if not file.is_file():
-        raise FileNotFoundError(f'no stage {name!r}; there are: {", ".join(sorted(f.stem for f in file.parent.glob("*.safetensors"))) or "none"}')
+        there = sorted(f.stem for f in file.parent.glob('*.safetensors'))
+        raise FileNotFoundError(f'no stage {name!r}; there are: {", ".join(there) or "none"}')
     try:
         with safe_open(file, 'pt') as f: meta, state = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
     except SafetensorError as e: raise ValueError(f'{file.name} is not a whole safetensors file: {e}') from e
     if 'stage' not in meta: raise ValueError(f'{file.name} is no stage saved by save_stage')
     own = learn.model.state_dict()
     wrong = [k for k in own.keys() | state.keys() if k not in own or k not in state or own[k].shape != state[k].shape]
-    if wrong: raise ValueError(f'{file.name} belongs to another network: {len(wrong)} tensors differ in name or shape, such as {sorted(wrong)[0]}')
+    if wrong:
+        raise ValueError(f'{file.name} belongs to another network: {len(wrong)} tensors differ in name or shape, '
+                         f'such as {sorted(wrong)[0]}')
     learn.model.load_state_dict(state)
     learn.opt = None # its momentum belongs to the weights that are gone
     learn.freeze_to(json.loads(meta['stage'])['frozen'])

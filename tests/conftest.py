@@ -1,0 +1,122 @@
+"Made-up pictures and tiny networks, shared by the tests of the training half."
+import os
+import random
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch is imported: in tiny networks, threads wait for each other
+COLORS = dict(red=(210, 50, 50), green=(50, 200, 60), blue=(50, 60, 210))
+TINY = 'test_resnet'  # timm's own network for tests: 0.5 million numbers, with batch-norm
+
+
+@pytest.fixture(scope='session')
+def pets_dir():
+    if not os.environ.get('PETS_DIR'): pytest.skip('PETS_DIR is unset')
+    return Path(os.environ['PETS_DIR'])
+
+
+@pytest.fixture(scope='session')
+def draw():
+    "A function that writes a picture whose colour is nearly that of its class, for the text `file` (class, number, suffix)"
+    def draw(file, label, i=0):
+        noise = np.random.default_rng(i).normal(COLORS[label], 50, (6, 7, 3)).clip(0, 255).astype(np.uint8)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(noise).resize((48 + 3*(i % 6), 64 - 3*(i % 5))).save(file)
+    return draw
+
+
+@pytest.fixture(scope='session')
+def tiny_folder(tmp_path_factory, draw):
+    folder = tmp_path_factory.mktemp('tiny')
+    for n, label in enumerate(COLORS):
+        for i in range(6): draw(folder/f'{label}_{i}.jpg', label, 10*n + i)
+    return folder
+
+
+@pytest.fixture(scope='session')
+def tiny_table(tiny_folder):
+    from pet_classifier.images import list_images
+    from pet_classifier.labels import label_by_name
+    from pet_classifier.splits import random_split
+    return random_split(label_by_name(list_images(tiny_folder)), valid_pct=0.34)  # 12 to train on, 6 to validate on
+
+
+@pytest.fixture(scope='session')
+def tiny_dls(tiny_table):
+    from pet_classifier.loaders import loaders
+    return loaders(tiny_table, size=32, bs=4)
+
+
+@pytest.fixture(scope='session')
+def tiny_weights(tmp_path_factory):
+    "A weights file for the tiny network: random numbers, and batch-norm statistics that are not those of a new network"
+    import timm
+    import torch
+    from safetensors.torch import save_file
+    state, g = timm.create_model(TINY).state_dict(), torch.Generator().manual_seed(0)
+    for k, v in state.items():
+        if 'running' in k: state[k] = 0.5 + torch.rand(v.shape, generator=g)
+        elif v.ndim > 1: state[k] = torch.randn(v.shape, generator=g)*(2/v[0].numel())**0.5
+    save_file(state, file := tmp_path_factory.mktemp('weights')/'tiny.safetensors')
+    return file
+
+
+@pytest.fixture
+def learner(tiny_dls, tiny_weights, tmp_path):
+    "A function that makes a tiny learner, frozen for it is 'pretrained' (`weights='none'`: not frozen), with a folder of its own"
+    from pet_classifier.learner import pet_learner
+    def learner(dls=tiny_dls, weights=tiny_weights, **kwargs):
+        learn = pet_learner(dls, TINY, str(weights), **kwargs)
+        learn.path = tmp_path
+        return learn
+    return learner
+
+
+@pytest.fixture(scope='session')
+def tiny_run(tiny_folder, tmp_path_factory, draw):
+    "A finished run of a tiny network on the tiny pictures and two broken ones: what it was given, what came out, what was said"
+    from types import SimpleNamespace
+
+    from pet_classifier.run import train_run
+    data, out, said = tmp_path_factory.mktemp('data'), tmp_path_factory.mktemp('runs')/'run', []
+    for f in tiny_folder.iterdir(): (data/f.name).write_bytes(f.read_bytes())
+    (data/'red_90.jpg').write_text('not a picture')
+    (data/'blue_91.jpg').touch()
+    kwargs = dict(arch=TINY, weights='none', size=32, head_epochs=3, epochs=1, lr=slice(1e-4, 1e-3))
+    metrics = train_run(data, out, say=said.append, **kwargs)
+    return SimpleNamespace(data=data, out=out, kwargs=kwargs, metrics=metrics, said=said)
+
+
+@pytest.fixture(scope='session')
+def same_random_state():
+    "A context after which random, numpy and torch stand where they stood before it, or the test fails"
+    import torch
+    def state(): return random.getstate(), np.random.get_state()[1].tolist(), np.random.get_state()[2], torch.get_rng_state().tolist()
+    @contextmanager
+    def same():
+        before = state()
+        try: yield
+        finally: assert state() == before
+    return same
+
+
+def _raises(error, event, at):
+    from fastai.callback.core import Callback
+    class Raises(Callback):
+        "Raises an error in the middle of a fit"
+        n = 0
+    def raise_it(self):
+        self.n += self.training
+        if self.n == at: raise error
+    setattr(Raises, event, raise_it)
+    return Raises()
+
+
+@pytest.fixture(scope='session')
+def raises():
+    "A function that makes a callback which raises `error` at the `at`-th training batch's `event`"
+    return lambda error, event='after_backward', at=2: _raises(error, event, at)

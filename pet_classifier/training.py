@@ -40,7 +40,7 @@ def check_rates(
     lr, # a float, or a slice of floats
 ):
     "Refuse a learning rate that is none: not above 0, or a slice that falls"
-    low, high = (lr.start or lr.stop, lr.stop) if isinstance(lr, slice) else (lr, lr)
+    low, high = (lr.stop if lr.start is None else lr.start, lr.stop) if isinstance(lr, slice) else (lr, lr)
     if not high or not 0 < low <= high < float('inf'):
         raise ValueError(f'lr={lr}: expected a rate above 0, or slice(low, high) with 0 < low <= high, such as slice(1e-6, 1e-4)')
 
@@ -99,4 +99,5 @@ def load_stage(
                          f'such as {sorted(wrong)[0]}')
     learn.model.load_state_dict(state)
     learn.opt = None # its momentum belongs to the weights that are gone
+    learn.model.zero_grad() # and a weight with a gradient, if only of 0, would be decayed
     learn.freeze_to(json.loads(meta['stage'])['frozen'])

@@ -21,7 +21,7 @@ def pets_dir():
 
 @pytest.fixture(scope='session')
 def draw():
-    "A function that writes a picture whose colour is nearly that of its class, for the text `file` (class, number, suffix)"
+    "A function that writes a picture to `file`, in about the colour that is its label; the `i`-th looks like no other"
     def draw(file, label, i=0):
         noise = np.random.default_rng(i).normal(COLORS[label], 50, (6, 7, 3)).clip(0, 255).astype(np.uint8)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,8 @@ def tiny_weights(tmp_path_factory):
     from safetensors.torch import save_file
     state, g = timm.create_model(TINY).state_dict(), torch.Generator().manual_seed(0)
     for k, v in state.items():
-        if 'running' in k: state[k] = 0.5 + torch.rand(v.shape, generator=g)
+        if 'running_var' in k: state[k] = 0.5 + torch.rand(v.shape, generator=g)
+        elif 'running_mean' in k: state[k] = 0.1*torch.randn(v.shape, generator=g)
         elif v.ndim > 1: state[k] = torch.randn(v.shape, generator=g)*(2/v[0].numel())**0.5
     save_file(state, file := tmp_path_factory.mktemp('weights')/'tiny.safetensors')
     return file
@@ -67,7 +68,7 @@ def tiny_weights(tmp_path_factory):
 
 @pytest.fixture
 def learner(tiny_dls, tiny_weights, tmp_path):
-    "A function that makes a tiny learner, frozen for it is 'pretrained' (`weights='none'`: not frozen), with a folder of its own"
+    "A function that makes a tiny learner with a folder of its own; frozen, for it is 'pretrained', but with weights='none'"
     from pet_classifier.learner import pet_learner
     def learner(dls=tiny_dls, weights=tiny_weights, **kwargs):
         learn = pet_learner(dls, TINY, str(weights), **kwargs)
@@ -77,7 +78,7 @@ def learner(tiny_dls, tiny_weights, tmp_path):
 
 
 @pytest.fixture(scope='session')
-def tiny_run(tiny_folder, tmp_path_factory, draw):
+def tiny_run(tiny_folder, tiny_weights, tmp_path_factory):
     "A finished run of a tiny network on the tiny pictures and two broken ones: what it was given, what came out, what was said"
     from types import SimpleNamespace
 
@@ -86,7 +87,7 @@ def tiny_run(tiny_folder, tmp_path_factory, draw):
     for f in tiny_folder.iterdir(): (data/f.name).write_bytes(f.read_bytes())
     (data/'red_90.jpg').write_text('not a picture')
     (data/'blue_91.jpg').touch()
-    kwargs = dict(arch=TINY, weights='none', size=32, head_epochs=3, epochs=1, lr=slice(1e-4, 1e-3))
+    kwargs = dict(arch=TINY, weights=str(tiny_weights), size=32, head_epochs=3, epochs=1, lr=slice(1e-4, 1e-3))
     metrics = train_run(data, out, say=said.append, **kwargs)
     return SimpleNamespace(data=data, out=out, kwargs=kwargs, metrics=metrics, said=said)
 
@@ -95,7 +96,9 @@ def tiny_run(tiny_folder, tmp_path_factory, draw):
 def same_random_state():
     "A context after which random, numpy and torch stand where they stood before it, or the test fails"
     import torch
-    def state(): return random.getstate(), np.random.get_state()[1].tolist(), np.random.get_state()[2], torch.get_rng_state().tolist()
+    def state():
+        _, numbers, at, *_ = np.random.get_state()
+        return random.getstate(), numbers.tolist(), at, torch.get_rng_state().tolist()
     @contextmanager
     def same():
         before = state()
@@ -111,7 +114,7 @@ def _raises(error, event, at):
         n = 0
     def raise_it(self):
         self.n += self.training
-        if self.n == at: raise error
+        if self.n == at: raise error('on purpose')
     setattr(Raises, event, raise_it)
     return Raises()
 

@@ -128,7 +128,9 @@ def test_a_file_is_no_folder(tmp_path, cache):
 
 def fake_torchvision(monkeypatch, download):
     module = SimpleNamespace(OxfordIIITPet=lambda root, download=False: fetch(root/'oxford-iiit-pet'))
-    def fetch(base): base.mkdir(parents=True, exist_ok=True); download(base)
+    def fetch(base):
+        base.mkdir(parents=True, exist_ok=True)
+        download(base)
     monkeypatch.setitem(sys.modules, 'torchvision', SimpleNamespace(datasets=module))
     monkeypatch.setitem(sys.modules, 'torchvision.datasets', module)
 

@@ -1,0 +1,38 @@
+"What a notebook gets from `pet_classifier.all` is there, is ours, and hides nothing of fastai's."
+import importlib
+import pkgutil
+
+import fastai.vision.all as fastai_all
+import pytest
+
+import pet_classifier
+import pet_classifier.all as ours
+
+MODULES = sorted(m.name for m in pkgutil.iter_modules(pet_classifier.__path__) if not m.name.startswith('_') and m.name != 'all')
+IN_ALL = [m for m in MODULES if m != 'cli']
+
+
+@pytest.mark.parametrize('module', MODULES)
+def test_every_name_that_a_module_lists_is_there_once(module):
+    loaded = importlib.import_module(f'pet_classifier.{module}')
+    assert loaded.__all__ and len(set(loaded.__all__)) == len(loaded.__all__)
+    assert not [name for name in loaded.__all__ if not hasattr(loaded, name) or name.startswith('_')]
+
+
+@pytest.mark.parametrize('module', IN_ALL)
+def test_all_has_every_name_of_the_module_and_no_other_module_hides_it(module):
+    loaded = importlib.import_module(f'pet_classifier.{module}')
+    assert not [name for name in loaded.__all__ if getattr(ours, name, None) is not getattr(loaded, name)]
+
+
+def test_no_name_of_ours_hides_another_of_fastais():
+    names = [name for name in vars(ours) if not name.startswith('_')]
+    assert len(names) > 50
+    assert not [name for name in names if getattr(fastai_all, name, getattr(ours, name)) is not getattr(ours, name)]
+
+
+def test_all_has_what_the_lesson_calls():
+    names = ('dataset list_images label_by_name random_split loaders pet_learner fit_head find_lr fine_tune interpret '
+             'save_bundle Predictor label_by_path label_by_folder label_by_function label_from_csv label_from_df '
+             'label_from_lists').split()
+    assert all(callable(getattr(ours, name)) for name in names)

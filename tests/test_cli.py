@@ -1,0 +1,215 @@
+"The command line: what it prints and where, its exit codes, and an error that is one line."
+import json
+import shutil
+import subprocess
+import sys
+from io import StringIO
+
+import pandas as pd
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+from pet_classifier.cli import main, parse_lr
+
+COMMANDS = ['sample', 'check', 'train', 'find-lr', 'predict', 'evaluate']
+
+
+@pytest.fixture
+def cli(capsys):
+    "A function that runs a command; gives the exit code, what was printed, and the errors, which never hold a traceback"
+    def cli(*args):
+        capsys.readouterr()
+        code = main([str(a) for a in args])
+        out, err = capsys.readouterr()
+        assert 'Traceback' not in out + err and err.count('error: ') == (code == 2)
+        return code, out, err
+    return cli
+
+
+@pytest.fixture(scope='module')
+def bundle(tiny_run): return tiny_run.out/'model'
+
+
+def rows(text): return pd.read_csv(StringIO(text), keep_default_na=False)
+
+
+def test_help_needs_no_torch_and_lists_every_command():
+    code = ('import sys; from pet_classifier.cli import main; code = main(["--help"]); '
+            'print("LOADED", [m for m in ("torch", "fastai", "timm", "pandas", "matplotlib") if m in sys.modules], code)')
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.endswith('LOADED [] 0\n') and not done.stderr
+    assert all(f'\n  {command} ' in done.stdout for command in COMMANDS)
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_each_command_has_help(cli, command):
+    code, out, err = cli(command, '--help')
+    assert code == 0 and out.startswith(f'Usage: pet-classifier {command} ') and not err
+
+
+@pytest.mark.parametrize('args, said', [
+    ([], 'Missing command'), (['predcit'], "No such command 'predcit'"), (['predict'], "Missing argument 'bundle'"),
+    (['train', 'data'], "Missing option '--out'"), (['train', 'data', '--out', 'o', '--size', '31'], "'--size'"),
+    (['train', 'data', '--out', 'o', '--head-epochs', '0'], "'--head-epochs'"),
+    (['train', 'data', '--out', 'o', '--epochs', '-1'], "'--epochs'"),
+    (['check', 'data', '--nonsense'], 'No such option: --nonsense'), (['predict', 'b', 'i', '--top', '0'], "'--top'"),
+])
+def test_wrong_words_are_an_error_in_one_line(cli, args, said):
+    code, out, err = cli(*args)
+    assert code == 2 and not out and err.startswith('error: ') and said in err and err.count('\n') == 1
+
+
+@pytest.mark.parametrize('text, lr', [('1e-3', 1e-3), ('1e-6:1e-4', slice(1e-6, 1e-4)), (' 1 : 2 ', slice(1, 2))])
+def test_parse_lr(text, lr): assert parse_lr(text) == lr
+
+
+@pytest.mark.parametrize('text', ['', ':', '1e-6:', ':1e-4', '1:2:3', 'fast', '1e-6-1e-4'])
+def test_what_is_no_rate_is_refused(cli, text):
+    with pytest.raises(ValueError, match='expected LO:HI such as 1e-6:1e-4, or one number'): parse_lr(text)
+    assert cli('train', 'nowhere', '--out', 'o', '--lr', text)[0] == 2
+
+
+def test_sample_draws_into_a_new_folder_only(cli, tmp_path):
+    code, out, _ = cli('sample', tmp_path/'s', '--per-breed', 1)
+    assert code == 0 and out == f'37 drawn pets in {tmp_path/"s"}\n' and len(list((tmp_path/'s').iterdir())) == 37
+    code, out, err = cli('sample', tmp_path/'s')
+    assert code == 2 and not out and 'holds files already' in err
+
+
+def test_check_has_nothing_to_say_of_good_pictures(cli, tiny_folder):
+    code, out, err = cli('check', tiny_folder)
+    said = '18 pictures of 3 classes, 6 to 6 a class; 0 broken files, 0 pairs that look the same\n'
+    assert (code, out, err) == (0, '', said)
+
+
+def test_check_names_broken_files_and_twins(cli, tiny_folder, tmp_path):
+    folder = tmp_path/'data'
+    shutil.copytree(tiny_folder, folder)
+    shutil.copy(folder/'red_0.jpg', folder/'blue_77.jpg')
+    (folder/'red_99.jpg').write_text('no picture')
+    code, out, err = cli('check', folder)
+    table = rows(out)
+    assert code == 1 and '19 pictures' in err and '1 broken files, 1 pairs that look the same' in err
+    assert table.file.tolist() == [str(folder/'red_99.jpg'), str(folder/'blue_77.jpg')]
+    assert table.problem[0].startswith('not a picture')
+    assert table.problem[1].startswith(f'looks like {folder/"red_0.jpg"}') and 'red' in table.problem[1].split(',')[-1]
+
+
+@pytest.mark.parametrize('args, said', [
+    (['check', 'nowhere'], "'nowhere' is neither a folder nor a data set"),
+    (['check', '{data}', '--pattern', '(\\d+)x'], '18 of 18 names do not match'),
+    (['check', '{data}', '--pattern', '('], 'is no regular expression'),
+    (['train', 'nowhere', '--out', '{tmp}/out'], 'neither a folder'),
+    (['train', '{data}', '--out', '{data}'], 'is not empty; a run never overwrites another'),
+    (['train', '{data}', '--out', '{tmp}/out', '--arch', 'resnet43'], 'near it: resnet'),
+    (['train', '{data}', '--out', '{tmp}/out', '--lr', '1:0'], 'expected a rate above 0'),
+    (['train', '{data}', '--out', '{tmp}/out', '--lr', 'nan'], 'expected a rate above 0'),
+    (['train', '{data}', '--out', '{tmp}/out', '--weights', 'w.pth'], 'no weights file w.pth'),
+    (['train', '{data}', '--out', '{tmp}/out', '--split', 's.csv'], 's.csv'),
+    (['find-lr', '{data}', '--out', '{tmp}/x.jpg'], 'expected a name that ends in .png'),
+    (['find-lr', '{data}', '--arch', 'resnet43'], 'near it: resnet'),
+    (['predict', '{tmp}', '{data}'], 'no bundle'),
+    (['predict', '{bundle}', '{tmp}'], 'no picture in'),
+    (['predict', '{bundle}', '{data}', '--top', '4'], 'top=4: expected 1 to 3'),
+    (['predict', '{bundle}', '{data}', '--csv', '{data}/red_0.jpg/x.csv'], 'x.csv'),
+    (['evaluate', '{bundle}', 'nowhere'], 'neither a folder'),
+    (['evaluate', '{tmp}', '{data}'], 'no bundle'),
+    (['evaluate', '{bundle}', '{data}', '--pattern', '_(\\d)'], '6 labels are none of the 3 classes of this bundle'),
+])
+def test_what_cannot_be_done_is_an_error_and_leaves_nothing(cli, tiny_folder, bundle, tmp_path, args, said):
+    code, out, err = cli(*[a.format(data=tiny_folder, tmp=tmp_path, bundle=bundle) for a in args])
+    assert code == 2 and err.startswith('error: ') and said in err
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_torn_weights_file_is_an_error_in_one_line(cli, tiny_folder, tmp_path):
+    (tmp_path/'w.safetensors').write_text('torn')
+    words = '--out', tmp_path/'out', '--weights', tmp_path/'w.safetensors', '--arch', 'test_resnet'
+    code, _, err = cli('train', tiny_folder, *words)
+    assert code == 2 and 'w.safetensors' in err
+
+
+def test_train_does_what_train_run_does(cli, tiny_run, tiny_weights, tmp_path):
+    out = tmp_path/'run'
+    code, said, err = cli('train', tiny_run.data, '--out', out, '--arch', 'test_resnet', '--weights', tiny_weights, '--size', 32,
+                          '--head-epochs', 3, '--epochs', 1, '--lr', '1e-4:1e-3')
+    assert code == 0 and not err
+    assert 'left out: red_90.jpg: not a picture' in said
+    assert said.endswith(f'pictures: {out/"figures"}\nmodel:    {out/"model"}\n')
+    metrics = json.loads((out/'metrics.json').read_text())
+    assert {k: v for k, v in metrics.items() if k != 'seconds'} == {k: v for k, v in tiny_run.metrics.items() if k != 'seconds'}
+    one, other = (load_file(o/'model'/'model.safetensors') for o in (out, tiny_run.out))
+    assert all((v - other[k]).abs().max() <= 1e-6 for k, v in one.items())
+
+
+def test_find_lr_prints_a_rate_and_draws_the_plot(cli, tiny_folder, tiny_weights, tmp_path):
+    args = 'find-lr', tiny_folder, '--arch', 'test_resnet', '--weights', tiny_weights, '--size', 32
+    code, out, err = cli(*args, '--out', tmp_path/'lr.png')
+    assert code == 0 and 1e-7 < float(out) < 10 and not err
+    with Image.open(tmp_path/'lr.png') as im: assert im.format == 'PNG'
+    assert [f.name for f in tmp_path.iterdir()] == ['lr.png']
+    assert cli(*args)[1] == out and [f.name for f in tmp_path.iterdir()] == ['lr.png']
+
+
+def test_predict_prints_a_row_a_picture(cli, bundle, tiny_folder):
+    code, out, err = cli('predict', bundle, tiny_folder/'red_1.jpg', tiny_folder, tiny_folder/'blue_0.jpg')
+    table = rows(out)
+    assert code == 0 and not err and list(table) == ['file', 'label', 'probability', 'problem'] and len(table) == 20
+    in_folder = sorted(map(str, tiny_folder.iterdir()))
+    assert table.file.tolist() == [str(tiny_folder/'red_1.jpg'), *in_folder, str(tiny_folder/'blue_0.jpg')]
+    assert set(table.label) <= {'red', 'green', 'blue'} and (table.problem == '').all()
+    assert table.probability.between(1/3, 1).all()
+
+
+def test_predict_top_has_two_columns_more_for_each_class(cli, bundle, tiny_folder):
+    _, out, _ = cli('predict', bundle, tiny_folder, '--top', 3)
+    table = rows(out)
+    assert list(table) == ['file', 'label', 'probability', 'label2', 'probability2', 'label3', 'probability3', 'problem']
+    assert (table.probability >= table.probability2).all() and (table.probability2 >= table.probability3).all()
+    assert all({a, b, c} == {'red', 'green', 'blue'} for a, b, c in zip(table.label, table.label2, table.label3))
+
+
+def test_predict_csv_writes_what_it_would_print(cli, bundle, tiny_folder, tmp_path):
+    _, printed, _ = cli('predict', bundle, tiny_folder)
+    code, out, err = cli('predict', bundle, tiny_folder, '--csv', tmp_path/'new'/'rows.csv')
+    assert code == 0 and not out and not err and (tmp_path/'new'/'rows.csv').read_text() == printed
+
+
+def test_a_broken_picture_is_a_row_and_exit_code_1(cli, bundle, tiny_folder, tmp_path):
+    (tmp_path/'a.jpg').touch()
+    for more in [], ['--csv', tmp_path/'rows.csv']:
+        code, out, _ = cli('predict', bundle, tmp_path/'a.jpg', tiny_folder/'red_0.jpg', tmp_path/'gone.jpg', *more)
+        table = rows((tmp_path/'rows.csv').read_text() if more else out)
+        assert code == 1 and table.problem.tolist() == ['empty', '', 'not there']
+        assert [bool(x) for x in table.label] == [p != '' for p in table.probability] == [False, True, False]
+
+
+def test_evaluate_agrees_with_predict(cli, bundle, tiny_folder):
+    code, out, err = cli('evaluate', bundle, tiny_folder)
+    table, said = rows(out), rows(cli('predict', bundle, tiny_folder)[1])
+    wrong = sum(not file.rsplit('/')[-1].startswith(f'{label}_') for file, label in zip(said.file, said.label))
+    assert code == 0 and err == f'error rate {wrong/18:.1%} on 18 pictures, 0 left out\n'
+    assert table.breed.tolist() == ['blue', 'green', 'red'] and table.support.tolist() == [6]*3 and table.errors.sum() == wrong
+
+
+def test_evaluate_with_broken_pictures_is_exit_code_1(cli, bundle, tiny_run):
+    code, out, err = cli('evaluate', bundle, tiny_run.data)
+    assert code == 1 and err.endswith('on 18 pictures, 2 left out\n') and rows(out).support.sum() == 18
+
+
+def test_a_terminal_gets_an_aligned_table(cli, bundle, tiny_folder, monkeypatch):
+    monkeypatch.setattr(sys.stdout, 'isatty', lambda: True)
+    _, out, _ = cli('evaluate', bundle, tiny_folder)
+    head, *lines = out.splitlines()
+    assert head.split() == ['breed', 'precision', 'recall', 'support', 'errors'] and len(lines) == 3
+    assert {len(line) for line in lines} == {len(head)}
+
+
+@pytest.mark.parametrize('name', ['sample', 'check'])
+def test_an_interrupt_is_no_traceback(cli, monkeypatch, tmp_path, name):
+    def interrupt(*args): raise KeyboardInterrupt
+    monkeypatch.setattr('pet_classifier.datasets.draw_sample', interrupt)
+    monkeypatch.setattr('pet_classifier.run.labelled_table', interrupt)
+    code, out, err = cli(name, tmp_path)
+    assert code == 130 and not out and err.strip() in ('', 'interrupted')

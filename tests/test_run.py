@@ -1,0 +1,208 @@
+"A run leaves a folder whose parts agree with each other, never touches another, and keeps the better stage."
+import json
+import shutil
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from pet_classifier.features import fingerprint
+from pet_classifier.labels import label_by_name
+from pet_classifier.predict import Predictor
+from pet_classifier.run import better, check_out, labelled_table, train_run, train_stages
+from pet_classifier.splits import load_split, random_split, save_split
+
+
+@pytest.fixture
+def quick(monkeypatch, tiny_run, tmp_path):
+    "A function that runs as `tiny_run` did, but draws no figures; gives the folder and the metrics"
+    monkeypatch.setattr('pet_classifier.run.save_figures', lambda *args: None)
+    def quick(data=tiny_run.data, out=tmp_path/'out', **kwargs):
+        return out, train_run(data, out, **{**tiny_run.kwargs, 'say': lambda text: None, **kwargs})
+    return quick
+
+
+@pytest.mark.parametrize('a, b, is_better', [
+    ((1., .2), (2., .1), True), ((1., .1), (.5, .2), False), ((1., .1), (.9, .1), True), ((1., .1), (1.1, .1), False),
+    ((1., .1), (1., .1), True), ((1., .1), (float('nan'), .1), False), ((1., .1), (float('nan'), .2), False)])
+def test_the_lower_error_is_better_and_among_equals_the_lower_loss(a, b, is_better): assert better(a, b) == is_better
+
+
+def test_a_run_has_every_part(tiny_run):
+    assert sorted(f.relative_to(tiny_run.out).as_posix() for f in tiny_run.out.rglob('*') if f.is_file()) == [
+        'checkpoints/fine-tuned.safetensors', 'checkpoints/head.safetensors', 'figures/batch.png', 'figures/confusion_matrix.png',
+        'figures/lr.png', 'figures/top_losses.png', 'history.csv', 'metrics.json', 'model/README.md', 'model/config.json',
+        'model/model.safetensors', 'split.csv']
+    for f in (tiny_run.out/'figures').iterdir():
+        with Image.open(f) as im: assert min(im.size) > 100 and len(im.convert('RGB').getcolors(2**24)) > 20
+
+
+def test_metrics_history_and_bundle_agree(tiny_run):
+    metrics = json.loads((tiny_run.out/'metrics.json').read_text())
+    assert metrics == tiny_run.metrics
+    assert {'error_rate', 'seconds', 'arch', 'size', 'seed', 'train', 'valid', 'versions'} <= metrics.keys()
+    table, broken = labelled_table(tiny_run.data)
+    table = load_split(table, tiny_run.out/'split.csv')
+    counts = (~table.is_valid).sum(), table.is_valid.sum(), len(broken)
+    assert (metrics['train'], metrics['valid'], metrics['left_out']) == counts == (14, 4, 2)
+    interp = Predictor(tiny_run.out/'model').evaluate(table[table.is_valid])
+    assert interp.error_rate == metrics['error_rate']
+    history = pd.read_csv(tiny_run.out/'history.csv')
+    assert history.stage.tolist() == ['head']*3 + ['fine-tune']
+    last = history[history.stage == dict(head='head', **{'fine-tuned': 'fine-tune'})[metrics['stage']]].iloc[-1]
+    assert last.error_rate == pytest.approx(metrics['error_rate'])
+    assert last.valid_loss == pytest.approx(interp.losses.mean(), abs=1e-4)
+    facts = json.loads((tiny_run.out/'model'/'config.json').read_text())['facts']
+    assert facts == {k: v for k, v in metrics.items() if k not in ('seconds', 'versions')}
+
+
+def test_broken_files_are_named_counted_and_left_out(tiny_run):
+    assert tiny_run.metrics['left_out'] == 2
+    assert [s.split(':')[1].strip() for s in tiny_run.said if s.startswith('left out')] == ['blue_91.jpg', 'red_90.jpg']
+    assert not pd.read_csv(tiny_run.out/'split.csv').file.isin(['blue_91.jpg', 'red_90.jpg']).any()
+    assert any(f'error rate {tiny_run.metrics["error_rate"]:.1%} on 4 pictures' in s for s in tiny_run.said)
+
+
+def test_the_same_seed_makes_the_same_run(tiny_run, quick):
+    out, metrics = quick()
+    for name in 'error_rate', 'stage', 'suggested_lr': assert metrics[name] == tiny_run.metrics[name]
+    assert (out/'split.csv').read_bytes() == (tiny_run.out/'split.csv').read_bytes()
+    one, other = (load_file(o/'model'/'model.safetensors') for o in (out, tiny_run.out))
+    assert one.keys() == other.keys() and all((v - other[k]).abs().max() <= 1e-6 for k, v in one.items())
+    assert not (out/'figures').exists()  # it was a second run
+
+
+def test_another_seed_makes_another_split(tiny_run, quick):
+    out, metrics = quick(seed=3, epochs=0, head_epochs=1)
+    assert (out/'split.csv').read_bytes() != (tiny_run.out/'split.csv').read_bytes()
+    assert metrics['stage'] == 'head' and [f.name for f in (out/'checkpoints').iterdir()] == ['head.safetensors']
+
+
+def test_a_split_that_is_given_is_used(tiny_run, quick, tmp_path):
+    table, _ = labelled_table(tiny_run.data)
+    table = random_split(table, valid_pct=0.5, seed=9)
+    save_split(table, tmp_path/'mine.csv')
+    out, metrics = quick(split=tmp_path/'mine.csv', epochs=0, head_epochs=1)
+    assert (out/'split.csv').read_bytes() == (tmp_path/'mine.csv').read_bytes() and metrics['valid'] == 9
+
+
+def test_fine_tuning_that_spoils_the_weights_is_taken_back(quick, monkeypatch):
+    heads, said = [], []
+    def spoil(learn, epochs, lr, seed):
+        heads.append((tuple(learn.validate()), fingerprint(learn.model)))
+        learn.unfreeze()
+        with torch.no_grad():
+            learn.model[1][-1].weight.neg_()
+    monkeypatch.setattr('pet_classifier.run.fine_tune', spoil)
+    out, metrics = quick(head_epochs=20, say=said.append)
+    (_, error), kept = heads[0]
+    assert error < 0.5 and metrics['error_rate'] == pytest.approx(error) and metrics['stage'] == 'head'
+    assert any('fine-tuning made it worse' in s for s in said)
+    assert fingerprint(Predictor(out/'model').bundle.model) == kept
+
+
+def test_fine_tuning_that_makes_it_better_is_kept(learner, monkeypatch):
+    learn, said = learner(), []
+    figures = iter([(1., .5), (.9, .5)])
+    monkeypatch.setattr(learn, 'validate', lambda: next(figures))
+    assert train_stages(learn, 1, 1, slice(1e-5, 1e-4), 2, said.append) == 'fine-tuned'
+    assert not any('worse' in s for s in said)
+
+
+@pytest.mark.parametrize('make, error, said', [
+    (lambda out: out.write_text('x'), NotADirectoryError, 'is a file'),
+    (lambda out: (out.mkdir(), (out/'thesis.txt').write_text('x')), FileExistsError, 'is not empty; a run never overwrites'),
+    (lambda out: (out.mkdir(), (out/'.hidden').touch()), FileExistsError, 'is not empty'),
+])
+def test_an_out_that_holds_something_is_refused_and_left_alone(tiny_run, quick, tmp_path, make, error, said):
+    make(tmp_path/'out')
+    before = [(f, f.is_dir() or f.read_bytes()) for f in tmp_path.rglob('*')]
+    with pytest.raises(error, match=said): quick()
+    assert [(f, f.is_dir() or f.read_bytes()) for f in tmp_path.rglob('*')] == before
+
+
+def test_an_empty_folder_is_taken(tmp_path): assert check_out(str(tmp_path)) == tmp_path
+
+
+@pytest.mark.parametrize('kwargs', [
+    dict(arch='resnet43'), dict(lr=0), dict(lr=slice(1e-3, 1e-5)), dict(weights='best'), dict(weights='nowhere.pth'),
+    dict(valid_pct=0), dict(valid_pct=1.5), dict(pattern='(x)'), dict(pattern='no group'), dict(split='nowhere.csv'),
+    dict(seed=-1), dict(data='nowhere'), dict(epoch=3),
+    dict(epochs=-1), dict(head_epochs=0), dict(size=0)])
+def test_wrong_arguments_make_no_folder(quick, tmp_path, kwargs):
+    with pytest.raises((ValueError, OSError, TypeError)): quick(**kwargs)
+    assert not (tmp_path/'out').exists()
+
+
+def test_the_split_of_other_pictures_is_refused_and_makes_no_folder(quick, tmp_path, tiny_run):
+    table = labelled_table(tiny_run.data)[0].iloc[1:]
+    save_split(random_split(table), tmp_path/'other.csv')
+    with pytest.raises(ValueError, match="'other.csv' is not the split of these pictures: 1 only in the table: blue_0.jpg"):
+        quick(split=tmp_path/'other.csv')
+    assert not (tmp_path/'out').exists()
+
+
+def test_names_label_where_they_can_and_folders_else(tiny_folder, tmp_path, draw):
+    assert labelled_table(tiny_folder)[0].label.nunique() == 3
+    for i, label in enumerate(['red', 'green', 'blue']*3): draw(tmp_path/'a'/label/f'IMG{i}.png', label, i)
+    table, broken = labelled_table(tmp_path/'a')
+    assert table.label.tolist() == [f.parent.name for f in table.file] and len(table) == 9 and 'is_valid' not in table
+    for i, label in enumerate(['red', 'green', 'blue']*3): draw(tmp_path/'b'/'all'/f'{label}_{i}.jpg', label, i)
+    assert set(labelled_table(tmp_path/'b')[0].label) == {'red', 'green', 'blue'}  # names that fit go before folders
+    (tmp_path/'a'/'red'/'broken.png').touch()
+    table, broken = labelled_table(tmp_path/'a')
+    assert len(table) == 9 and broken.file.tolist() == [tmp_path/'a'/'red'/'broken.png']
+
+
+def test_a_name_that_does_not_fit_is_an_error_where_there_are_no_folders(tiny_folder, tmp_path):
+    shutil.copytree(tiny_folder, tmp_path/'a')
+    (tmp_path/'a'/'red_0.jpg').rename(tmp_path/'a'/'red.jpg')
+    with pytest.raises(ValueError, match='1 of 18 names do not match .*red.jpg'): labelled_table(tmp_path/'a')
+
+
+def test_a_pattern_that_is_given_goes_before_folders(tiny_folder):
+    table, _ = labelled_table(tiny_folder, r'_(\d)\.jpg$')
+    assert set(table.label) == set('012345')
+    assert table.label.tolist() == label_by_name(table.file, r'_(\d)\.jpg$').label.tolist()
+
+
+def test_nothing_but_broken_pictures_is_an_error(tmp_path):
+    (tmp_path/'red_1.jpg').touch()
+    with pytest.raises(ValueError, match='no pictures to label'): labelled_table(tmp_path)
+
+
+def test_train_and_valid_folders_become_the_split(quick, tmp_path, draw):
+    for part, n in dict(train=4, valid=2).items():
+        for i, label in enumerate(['red', 'green', 'blue']*n): draw(tmp_path/'data'/part/label/f'{i}.png', label, i)
+    out, metrics = quick(data=tmp_path/'data', epochs=0, head_epochs=1)
+    split = pd.read_csv(out/'split.csv')
+    assert split.is_valid.tolist() == split.file.str.startswith('valid/').tolist()
+    assert (metrics['train'], metrics['valid']) == (12, 6)
+
+
+@pytest.fixture(scope='module')
+def real_run(pets_dir, tmp_path_factory):
+    out = tmp_path_factory.mktemp('real')/'run'
+    return out, train_run(pets_dir, out, 'efficientnet_lite0', size=128, epochs=0, say=lambda text: None)
+
+
+def test_real_pets_are_learned_and_a_fresh_process_says_the_same(real_run, pets_dir):
+    out, metrics = real_run
+    assert metrics['train'] + metrics['valid'] == 259 and metrics['error_rate'] < 0.35
+    table, _ = labelled_table(pets_dir)
+    table = load_split(table, out/'split.csv')
+    table = table[table.is_valid]
+    interp = Predictor(out/'model').evaluate(table)
+    assert interp.error_rate == metrics['error_rate']
+    code = 'from pet_classifier.cli import run; run()'
+    words = 'predict', out/'model', *table.file, '--csv', out/'said.csv'
+    done = subprocess.run([sys.executable, '-c', code, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    said = pd.read_csv(out/'said.csv', keep_default_na=False)
+    assert said.file.tolist() == [str(f) for f in table.file]
+    assert said.label.tolist() == [interp.vocab[i] for i in interp.preds]
+    assert said.probability.tolist() == pytest.approx(interp.probs.max(1).tolist(), abs=1e-4)

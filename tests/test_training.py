@@ -1,0 +1,207 @@
+"Each depth gets the rate it should, and a stage comes back as it was or is refused."
+import json
+
+import pytest
+import torch
+from fastai.callback.core import Callback
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from pet_classifier.features import fingerprint
+from pet_classifier.learner import frozen_groups, pet_learner
+from pet_classifier.loaders import loaders
+from pet_classifier.training import check_rates, fine_tune, group_rates, load_stage, save_stage, stage_file
+
+RATES = [(1e-3, [1e-3]*3), (slice(1e-3), [1e-4, 1e-4, 1e-3]), (slice(1e-6, 1e-4), [1e-6, 1e-5, 1e-4]),
+         (slice(1e-4, 1e-4), [1e-4]*3)]
+
+
+class Rates(Callback):
+    "The highest rate that each group was given"
+    run_valid = False
+    def before_fit(self): self.highest = [0]*len(self.opt.hypers)
+    def before_step(self): self.highest = [max(was, h['lr']) for was, h in zip(self.highest, self.opt.hypers)]
+
+
+@pytest.mark.parametrize('lr, rates', RATES)
+def test_the_table_shows_the_rates_that_fastais_optimizer_gets(learner, lr, rates):
+    learn = learner()
+    learn.opt.set_hyper('lr', lr)
+    assert group_rates(learn, lr).lr.tolist() == pytest.approx(rates)
+    assert [h['lr'] for h in learn.opt.hypers] == pytest.approx(rates)
+
+
+@pytest.mark.parametrize('lr, rates', RATES[1:3])
+def test_fine_tune_trains_each_group_at_its_rate(learner, lr, rates):
+    learn = learner(cbs=Rates())
+    fine_tune(learn, 4, lr)  # 12 steps, the fourth at the top of the cycle
+    assert learn.rates.highest == pytest.approx(rates) and frozen_groups(learn) == 0
+
+
+def test_the_table_counts_every_parameter_once(learner):
+    learn = learner()
+    table = group_rates(learn, 1e-3)
+    assert table.group.tolist() == ['body 1', 'body 2', 'head']
+    assert table.parameters.sum() == sum(p.numel() for p in learn.model.parameters()) and (table.parameters > 0).all()
+
+
+@pytest.mark.parametrize('lr', [1e-3, 10, slice(1e-3), slice(1e-6, 1e-4), slice(1e-4, 1e-4)])
+def test_a_rate_is_taken(lr): check_rates(lr)
+
+
+@pytest.mark.parametrize('lr', [
+    0, -1e-3, None, float('nan'), float('inf'), slice(None), slice(1e-3, None), slice(1e-4, 1e-6), slice(-1e-6, 1e-4),
+    slice(1e-6, 0), slice(1e-6, float('inf')), slice(float('nan'), 1e-4), slice(-1e-3)])
+def test_what_is_no_rate_is_refused_and_nothing_is_unfrozen(learner, lr):
+    learn = learner()
+    with pytest.raises(ValueError, match='expected a rate above 0, or slice'): fine_tune(learn, 1, lr)
+    assert frozen_groups(learn) == 2
+
+
+def test_a_slice_from_zero_is_refused():
+    with pytest.raises(ValueError, match='0 < low'): check_rates(slice(0, 1e-3))
+
+
+@pytest.mark.parametrize('epochs', [0, -1])
+def test_no_epochs_are_refused_and_nothing_is_unfrozen(learner, epochs):
+    learn = learner()
+    with pytest.raises(ValueError, match=f'epochs={epochs}: expected at least 1'): fine_tune(learn, epochs)
+    assert frozen_groups(learn) == 2
+
+
+def test_the_same_seed_makes_the_same_weights_and_leaves_the_random_state(learner, same_random_state):
+    def trained(seed):
+        learn = learner()
+        with same_random_state(): fine_tune(learn, 1, seed=seed)
+        return fingerprint(learn.model)
+    assert trained(1) == trained(1) != trained(3)
+
+
+@pytest.mark.parametrize('frozen', [0, 1, 2])
+def test_a_stage_comes_back_exactly_with_what_was_frozen(learner, frozen):
+    learn = learner()
+    learn.fit(1)
+    learn.freeze_to(frozen)
+    kept = fingerprint(learn.model)
+    assert save_stage(learn, 'stage-1') == learn.path/'models'/'stage-1.safetensors'
+    fine_tune(learn, 1, 1e-2)
+    learn.freeze_to(2 - frozen)
+    assert fingerprint(learn.model) != kept
+    load_stage(learn, 'stage-1')
+    assert fingerprint(learn.model) == kept and frozen_groups(learn) == frozen
+
+
+def test_a_stage_goes_into_a_new_learner_of_another_seed(learner):
+    first, second = learner(seed=1), learner(seed=2)
+    save_stage(first, 'a')
+    load_stage(second, 'a')
+    assert fingerprint(second.model) == fingerprint(first.model)
+    assert list(second.validate()) == list(first.validate())
+
+
+def test_loading_a_stage_drops_the_momentum_of_other_weights(learner):
+    learn = learner()
+    save_stage(learn, 'a')
+    fine_tune(learn, 1)
+    old = learn.opt
+    load_stage(learn, 'a')
+    assert learn.opt is not old and not any('grad_avg' in learn.opt.state[p] for p, *_ in learn.opt.all_params())
+
+
+def test_a_body_that_a_stage_froze_again_does_not_move(learner):
+    learn = learner()
+    save_stage(learn, 'head')
+    fine_tune(learn, 1, 1e-3)
+    load_stage(learn, 'head')
+    kept = fingerprint(learn.model[0])
+    learn.fit(1, 1e-2)
+    assert fingerprint(learn.model[0]) == kept
+
+
+def test_a_stage_holds_tensors_and_how_much_is_frozen(learner):
+    learn = learner()
+    with safe_open(save_stage(learn, 'a'), 'pt') as f:
+        assert json.loads(f.metadata()['stage']) == dict(format_version=1, frozen=2)
+        assert set(f.keys()) == set(learn.model.state_dict())
+
+
+@pytest.fixture
+def saved(learner):
+    "A learner with a stage `a`, and its file"
+    learn = learner()
+    return learn, save_stage(learn, 'a')
+
+
+@pytest.mark.parametrize('spoilt', [lambda data: b'', lambda data: data[:100], lambda data: data[:-1], lambda data: data + b'0',
+                                    lambda data: b'\x80\x04' + data])
+def test_a_torn_stage_is_refused_and_changes_nothing(saved, spoilt):
+    learn, file = saved
+    file.write_bytes(spoilt(file.read_bytes()))
+    fine_tune(learn, 1, 1e-2)
+    before = fingerprint(learn.model)
+    with pytest.raises(ValueError, match='a.safetensors is not a whole safetensors file'): load_stage(learn, 'a')
+    assert fingerprint(learn.model) == before and frozen_groups(learn) == 0
+
+
+@pytest.mark.parametrize('meta', [None, {'format': 'pt'}])
+def test_a_safetensors_file_of_others_is_refused(saved, meta):
+    learn, file = saved
+    save_file(load_file(file), file, metadata=meta)
+    with pytest.raises(ValueError, match='a.safetensors is no stage saved by save_stage'): load_stage(learn, 'a')
+
+
+@pytest.mark.parametrize('change, said', [
+    (lambda state: {k: v for k, v in state.items() if k != '1.8.weight'}, '1 tensors differ .* such as 1.8.weight'),
+    (lambda state: state | {'more': torch.zeros(1)}, '1 tensors differ .* such as more'),
+    (lambda state: state | {'1.8.weight': torch.zeros(4, 512)}, '1 tensors differ .* such as 1.8.weight'),
+])
+def test_other_tensors_are_refused(saved, change, said):
+    learn, file = saved
+    with safe_open(file, 'pt') as f: meta = f.metadata()
+    save_file(change(load_file(file)), file, metadata=meta)
+    with pytest.raises(ValueError, match=f'a.safetensors belongs to another network: {said}'): load_stage(learn, 'a')
+
+
+def test_a_stage_of_other_classes_or_of_another_architecture_is_refused(saved, tiny_table):
+    learn, _ = saved
+    dls = loaders(tiny_table[tiny_table.label != 'red'], size=32, bs=4)
+    for other in pet_learner(dls, 'test_resnet', 'none'), pet_learner(learn.dls, 'test_efficientnet', 'none'):
+        other.path, before = learn.path, fingerprint(other.model)
+        with pytest.raises(ValueError, match='belongs to another network'): load_stage(other, 'a')
+        assert fingerprint(other.model) == before
+
+
+def test_a_stage_that_is_not_there_is_refused_with_those_that_are(saved):
+    learn, _ = saved
+    with pytest.raises(FileNotFoundError, match="no stage 'b'; there are: a$"): load_stage(learn, 'b')
+    learn.model_dir = 'elsewhere'
+    with pytest.raises(FileNotFoundError, match="there are: none$"): load_stage(learn, 'a')
+
+
+@pytest.mark.parametrize('name', ['../a', 'a/b', '/a', '', '.', '..'])
+def test_a_name_with_folders_is_refused(learner, name):
+    learn = learner()
+    for func in stage_file, save_stage, load_stage:
+        with pytest.raises(ValueError, match='expected a plain name'): func(learn, name)
+    assert not any(learn.path.iterdir()) and not (learn.path.parent/'a.safetensors').exists()
+
+
+def test_a_full_disk_leaves_the_old_stage(saved, monkeypatch):
+    learn, file = saved
+    kept, data = fingerprint(learn.model), file.read_bytes()
+    fine_tune(learn, 1, 1e-2)
+    def full(fd): raise OSError(28, 'No space left on device')
+    monkeypatch.setattr('os.fsync', full)
+    with pytest.raises(OSError, match='No space left'): save_stage(learn, 'a')
+    assert [f.name for f in file.parent.iterdir()] == ['a.safetensors'] and file.read_bytes() == data
+    load_stage(learn, 'a')
+    assert fingerprint(learn.model) == kept
+
+
+def test_saving_again_replaces(saved):
+    learn, file = saved
+    fine_tune(learn, 1, 1e-2)
+    kept = fingerprint(learn.model)
+    save_stage(learn, 'a')
+    load_stage(learn, 'a')
+    assert fingerprint(learn.model) == kept and frozen_groups(learn) == 0

@@ -88,15 +88,17 @@ def worker_count(
 def loaders(
     table, # labelled table with the columns `file`, `label` and `is_valid`
     size:int=224, # side of the square that the network sees, in pixels
-    bs:int=64, # pictures a batch; fewer where there are fewer
+    bs:int|None=None, # pictures a batch, fewer where there are fewer; None: 32 on a processor, 64 on a graphics card
     augment:list|None=None, # fastai batch transforms for training; None: presizing and `default_augment(size)`; []: none
     seed:int=2, # for the order in which training pictures are shuffled
     num_workers:int|None=None, # processes that decode pictures; None: `worker_count`
     device:torch.device|None=None, # where the batches go; None: the graphics card if there is one
 ) -> DataLoaders: # with `train`, `valid`, `vocab`, and `size`
     "fastai `DataLoaders` over `table`, with its split, presizing and augmentation"
+    device = device or default_device()
+    if bs is None: bs = 32 if device.type == 'cpu' else 64
     if bs < 1 or size < 8: raise ValueError(f'bs={bs}, size={size}: expected at least 1 picture a batch and 8 pixels a side')
-    table, device = check_split(table), device or default_device()
+    table = check_split(table)
     presizing = [TrainResize(round(1.5*size)), ValidResize(size)]
     block = DataBlock(
         blocks=(image_block, CategoryBlock(vocab=sorted(table.label.unique()))),

@@ -65,7 +65,7 @@ def train_stages(
     save_stage(learn, 'head')
     if not epochs: return 'head'
     say('unfrozen stage: all layers learn, each depth at its own rate')
-    before = tuple(learn.validate())
+    before = tuple(history(learn).iloc[-1][['valid_loss', 'error_rate']]) # what `validate` would say again
     fine_tune(learn, epochs, lr, seed=seed)
     save_stage(learn, 'fine-tuned')
     if better(before, tuple(learn.validate())): return 'fine-tuned'

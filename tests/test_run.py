@@ -107,8 +107,7 @@ def test_fine_tuning_that_spoils_the_weights_is_taken_back(quick, monkeypatch):
 
 def test_fine_tuning_that_makes_it_better_is_kept(learner, monkeypatch):
     learn, said = learner(), []
-    figures = iter([(1., .5), (.9, .5)])
-    monkeypatch.setattr(learn, 'validate', lambda: next(figures))
+    monkeypatch.setattr(learn, 'validate', lambda: (0., 0.))
     assert train_stages(learn, 1, 1, slice(1e-5, 1e-4), 2, said.append) == 'fine-tuned'
     assert not any('worse' in s for s in said)
 

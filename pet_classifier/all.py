@@ -4,6 +4,7 @@ from .bundle import *
 from .datasets import *
 from .drawing import *
 from .features import *
+from .guard import *
 from .images import *
 from .interpret import *
 from .labels import *

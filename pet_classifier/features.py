@@ -21,7 +21,7 @@ from fastcore.foundation import L
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from .loaders import refuse_unknown
+from .guard import refuse_unknown
 
 # %% ../nbs/07_features.ipynb #2adad607
 def split_head(

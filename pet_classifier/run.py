@@ -20,7 +20,8 @@ from .images import check_images, list_images
 from .interpret import PetInterpretation, interpret
 from .labels import PETS_PATTERN, label_by_folder, label_by_name, preview_pattern
 from .learner import check_arch, pet_learner
-from .loaders import loaders, refuse_unknown
+from .guard import refuse_unknown
+from .loaders import loaders
 from .lr import find_lr
 from .progress import history
 from .splits import load_split, random_split, save_split

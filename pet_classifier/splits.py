@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from .guard import refuse_unknown
 from .images import listed
 from .labels import _flags
 from .storage import write_csv
@@ -27,6 +28,7 @@ def _counts(sizes, pct, rng):
     return counts
 
 # %% ../nbs/04_splits.ipynb #36adc085
+@refuse_unknown
 def random_split(
     table:pd.DataFrame, # columns `file`, `label`
     valid_pct:float=.2, # the share that is kept for validation

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from .learner import frozen_groups
-from .loaders import refuse_unknown
+from .guard import refuse_unknown
 from .storage import replacing
 
 # %% ../nbs/09_training.ipynb #d4fcd54b

@@ -1,19 +1,9 @@
-"Batches are what was asked for, in an order that a seed fixes, and what is not known is refused."
-import re
-from inspect import signature
-
+"Batches are what was asked for, in an order that a seed fixes."
 import pytest
 import torch
 from PIL import Image
 
-from pet_classifier.features import fit_head
-from pet_classifier.learner import pet_learner
-from pet_classifier.loaders import V1_NAMES, loaders
-from pet_classifier.lr import find_lr
-from pet_classifier.run import train_run
-from pet_classifier.training import fine_tune
-
-REFUSING = [loaders, pet_learner, fit_head, find_lr, fine_tune, train_run]
+from pet_classifier.loaders import loaders
 
 
 def pictures(dl): return torch.cat([x for x, _ in dl])
@@ -23,23 +13,6 @@ def pictures(dl): return torch.cat([x for x, _ in dl])
 def small(tiny_table):
     def small(table=tiny_table, **kwargs): return loaders(table, **{'size': 32, 'bs': 4, **kwargs})
     return small
-
-
-@pytest.mark.parametrize('name', V1_NAMES)
-def test_a_keyword_of_fastai_1_is_refused_with_todays_name(tiny_table, name):
-    said = re.escape(f'loaders() has no keyword {name!r}: in fastai 2 and here it is {V1_NAMES[name]}')
-    with pytest.raises(TypeError, match=said): loaders(tiny_table, **{name: 1})
-
-
-@pytest.mark.parametrize('func', REFUSING)
-def test_an_unknown_keyword_is_refused_before_anything_is_done(func):
-    said = f"{func.__name__}() has no keyword 'nonsense': it knows {', '.join(signature(func).parameters)}"
-    with pytest.raises(TypeError, match=re.escape(said)): func(None, nonsense=1)
-
-
-@pytest.mark.parametrize('func', REFUSING[:-1])  # train_run's `data` is a folder
-def test_no_keyword_of_today_is_listed_as_one_of_fastai_1(func):
-    assert not V1_NAMES.keys() & signature(func).parameters.keys()
 
 
 @pytest.mark.parametrize('n, bs, sizes', [(12, 64, [12]), (12, 12, [12]), (12, 5, [5, 5]), (13, 4, [4, 4, 4]), (13, 12, [12])])
@@ -65,7 +38,6 @@ def test_training_pictures_are_another_view_on_each_pass(small):
     dl = small(bs=12).train.new(shuffle=False)
     one, two = pictures(dl), pictures(dl)
     assert one.shape == two.shape == (12, 3, 32, 32) and ((one - two).abs().mean((1, 2, 3)) > 1e-3).all()
-
 
 
 def test_without_augmentation_training_pictures_are_size_by_size_and_stay_as_they_are(small):
@@ -135,7 +107,6 @@ def test_a_worker_process_gives_the_same_validation_pictures(small):
     dls = small(num_workers=1)
     assert dls.valid.fake_l.num_workers == 1
     assert torch.equal(pictures(dls.valid), pictures(small(num_workers=0).valid))
-
 
 
 @pytest.mark.parametrize('kwargs', [dict(bs=0), dict(size=0)])

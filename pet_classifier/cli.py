@@ -47,7 +47,7 @@ def run():
     "The console script `pet-classifier`"
     sys.exit(main())
 
-# %% ../nbs/15_cli.ipynb #2028d083
+# %% ../nbs/15_cli.ipynb #2452bdb4
 Data = Annotated[str, typer.Argument(help='A folder of pictures, or sample, digits, pets, mnist_sample.')]
 ModelFolder = Annotated[Path, typer.Argument(help='A bundle, such as RUN/model.')]
 Pattern = Annotated[str, typer.Option(help="Regular expression for the files' names; its first group is the label. "
@@ -59,7 +59,7 @@ Weights = Annotated[str, typer.Option(help='imagenet, none, a torchvision name s
 
 def parse_lr(
     text:str, # 'LO:HI', or one number
-):
+) -> float|slice: # as `fine_tune` takes it
     "A learning rate, or the slice LO to HI, from its text"
     try: rates = [float(t) for t in text.split(':')]
     except ValueError: rates = []

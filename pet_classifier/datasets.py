@@ -14,7 +14,7 @@ from urllib.error import URLError
 
 import numpy as np
 import pandas as pd
-from PIL import Image
+from PIL import Image, ImageOps
 
 from . import breeds, drawing
 from .storage import cache_dir, replacing, replacing_dir, write_csv, write_text
@@ -23,9 +23,9 @@ from .storage import cache_dir, replacing, replacing_dir, write_csv, write_text
 def draw_sample(
     folder, # where to; new or empty
     per_breed:int=10, # pictures of each of the 37 breeds
-    seed:int=0, # other numbers, other pets
+    seed:int=0, # another seed draws other pets
 ) -> Path: # `folder`
-    "A folder of drawn pets, JPEGs named `<breed>_<n>.jpg`; more a breed adds to the first ones and leaves them as they are."
+    "A folder of drawn pets, JPEGs named `<breed>_<n>.jpg`; a larger `per_breed` adds pets and leaves the first ones as they are."
     folder = Path(folder)
     if per_breed < 1: raise ValueError(f'per_breed={per_breed}: at least one picture a breed')
     if folder.exists() and any(folder.iterdir()):
@@ -40,7 +40,7 @@ def draw_sample(
 def write_digits(
     folder, # where to; what was there is replaced
 ) -> Path: # `folder`
-    "scikit-learn's handwritten 3s and 7s as 28 x 28 PNGs in MNIST_SAMPLE's layout: train/, valid/ and labels.csv."
+    "scikit-learn's handwritten 3s and 7s, 20 x 20 amid 28 x 28 as in MNIST, in MNIST_SAMPLE's layout: train/, valid/, labels.csv"
     from sklearn.datasets import load_digits
     digits, rng, rows = load_digits(), np.random.default_rng(2), []
     with replacing_dir(folder) as tmp:
@@ -51,7 +51,8 @@ def write_digits(
                 file = tmp/('valid' if i in valid else 'train')/str(digit)/f'{i}.png'
                 file.parent.mkdir(parents=True, exist_ok=True)
                 grey = (digits.images[i] * 255 / 16).round().astype(np.uint8)
-                Image.fromarray(grey).resize((28, 28), Image.Resampling.BICUBIC).save(file)
+                small = Image.fromarray(grey).resize((20, 20), Image.Resampling.BICUBIC)
+                ImageOps.expand(small, border=4).save(file)
                 rows.append((file.relative_to(tmp).as_posix(), label))
         write_csv(tmp/'labels.csv', pd.DataFrame(sorted(rows), columns=['name', 'label']))
     return Path(folder)
@@ -70,7 +71,7 @@ def _sample():
 
 def _digits():
     "The handwritten digits."
-    return _once(cache_dir()/'digits', write_digits)
+    return _once(cache_dir()/'digits-centred', write_digits)
 
 # %% ../nbs/01_datasets.ipynb #b3e9d662
 def _pets():

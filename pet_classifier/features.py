@@ -43,6 +43,7 @@ def evaluating(
         finally:
             for m, training in modes.items(): m.training = training
 
+# %% ../nbs/07_features.ipynb #447ce249
 def body_features(
     learn:Learner, # with a body and a head, as `pet_learner` makes it
     rows, # rows of the labelled table
@@ -85,6 +86,7 @@ def feature_loaders(
     return DataLoaders(TfmdDL(train, bs=even, shuffle=True, drop_last=len(train) % even == 1, num_workers=0, device=device),
                        TfmdDL(valid, bs=256, num_workers=0, device=device), device=device)
 
+# %% ../nbs/07_features.ipynb #d486a90b
 @contextmanager
 def on_features(
     learn:Learner, # as `pet_learner` makes it

@@ -12,21 +12,26 @@ from inspect import signature
 # %% ../nbs/00b_guard.ipynb #dd9ca46d
 KEYWORDS = dict( # of fastai 1, or of fastai 2 where it differs from ours -> (fastai 2's, ours)
     ds_tfms=('item_tfms and batch_tfms', 'augment'), tfms=('item_tfms and batch_tfms', 'augment'),
-    item_tfms=('item_tfms', 'augment'), batch_tfms=('batch_tfms', 'augment'),
+    item_tfms=('item_tfms', 'augment'), batch_tfms=('batch_tfms', 'augment'), do_flip=('aug_transforms(do_flip=...)', 'augment'),
     batch_size=('bs', 'bs'), rows=('nrows', 'nrows'),
     fnames=('fnames', 'files'), pat=('pat', 'pattern'), label_func=('label_func', 'func'),
-    csv_labels=('csv_fname', 'csv'), csv_fname=('csv_fname', 'csv'), fn_col=('fn_col', 'file_col'),
+    csv_labels=('csv_fname', 'csv'), csv_name=('csv_fname', 'csv'), csv_fname=('csv_fname', 'csv'), fn_col=('fn_col', 'file_col'),
     data=('dls', 'dls'), base_arch=('arch', 'arch'), pretrained=('pretrained', 'weights'),
-    max_lr=('lr_max', 'lr'), lr_max=('lr_max', 'lr'), cyc_len=('n_epoch', 'epochs'), n_epoch=('n_epoch', 'epochs'),
-    start_lr=('start_lr', 'start'), end_lr=('end_lr', 'end'), num_it=('num_it', 'steps'), show_plot=('show_plot', 'plot'))
+    callback_fns=('cbs', 'cbs'), callbacks=('cbs', 'cbs'),
+    max_lr=('lr_max', 'lr'), lr_max=('lr_max', 'lr'), base_lr=('base_lr', 'lr'),
+    cyc_len=('n_epoch', 'epochs'), n_epoch=('n_epoch', 'epochs'),
+    start_lr=('start_lr', 'start'), end_lr=('end_lr', 'end'), num_it=('num_it', 'steps'), show_plot=('show_plot', 'plot'),
+    suggest_funcs=('suggest_funcs', 'method'))
 
 # %% ../nbs/00b_guard.ipynb #17a12ea0
 BELONGS = dict( # keyword of ours -> the function it is given to
-    files='label_by_name', pattern='label_by_name', func='label_by_function', csv='label_from_csv', df='label_from_df',
-    folder='label_from_df', file_col='label_from_df', label_col='label_from_df', valid_pct='random_split',
-    table='loaders', size='loaders', bs='loaders', augment='loaders', num_workers='loaders', nrows='show_batch',
+    files='label_by_name', pattern='label_by_name', func='label_by_function', labels='label_from_lists', csv='label_from_csv',
+    df='label_from_df', folder='label_from_df', file_col='label_from_df', label_col='label_from_df',
+    valid_pct='random_split', seed='random_split',
+    table='loaders', size='loaders', bs='loaders', augment='loaders', num_workers='loaders', device='loaders', nrows='show_batch',
     dls='pet_learner', arch='pet_learner', weights='pet_learner', metrics='pet_learner', cbs='pet_learner',
-    epochs='fine_tune', lr='fine_tune', start='find_lr', end='find_lr', steps='find_lr', plot='find_lr')
+    epochs='fine_tune', lr='fine_tune',
+    method='find_lr', start='find_lr', end='find_lr', steps='find_lr', plot='find_lr')
 
 # %% ../nbs/00b_guard.ipynb #a2daef31
 def refuse_unknown(

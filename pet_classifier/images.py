@@ -76,6 +76,7 @@ def _check_file(file):
     if not stat.S_ISREG(s.st_mode): raise ImageProblem(file, 'not an ordinary file')
     if not s.st_size: raise ImageProblem(file, 'empty')
 
+# %% ../nbs/02_images.ipynb #3c433889
 def _rgb(im):
     "`im` in 8-bit RGB: 16 bits scaled, transparency on white."
     if im.mode.startswith('I;16'): im = Image.fromarray((np.asarray(im) / 257).round().astype(np.uint8))

@@ -12,7 +12,7 @@ from fastai.data.block import CategoryBlock, DataBlock, TransformBlock
 from fastai.data.core import DataLoaders
 from fastai.data.transforms import ColReader, ColSplitter, IntToFloatTensor
 from fastai.torch_core import default_device, no_random
-from fastai.vision.augment import RandomResizedCropGPU, Resize, aug_transforms
+from fastai.vision.augment import Resize, Zoom, aug_transforms, setup_aug_tfms
 from fastai.vision.core import PILImage
 from fastcore.basics import num_cpus
 
@@ -45,22 +45,24 @@ class MiddleResize(ValidResize):
     "`ValidResize`, for training pictures too"
     split_idx = None
 
-# %% ../nbs/05_loaders.ipynb #7f0d6969
+# %% ../nbs/05_loaders.ipynb #fe92f8c7
 def default_augment(
     size:int, # side of the pictures that come out, in pixels
     min_scale:float=0.75, # smallest crop, as a share of the picture's area
     **kwargs, # passed on to fastai's `aug_transforms`, such as `do_flip=False`
 ) -> list: # batch transforms
     "The lesson's augmentation: crop, flip, rotate, zoom, warp and light, for training pictures only"
-    return [RandomResizedCropGPU(size, min_scale=min_scale, ratio=(1, 1), split_idx=0), *aug_transforms(**kwargs)]
+    crop = Zoom(max_zoom=min_scale**-0.5, p=1., size=size)
+    return setup_aug_tfms([*aug_transforms(size=size, **kwargs), crop])
 
-# %% ../nbs/05_loaders.ipynb #fe92f8c7
+# %% ../nbs/05_loaders.ipynb #a4fbdce3
 def worker_count(
     device:torch.device, # where the batches go
 ) -> int: # processes that decode pictures beside the training
     "Worker processes that suit `device`: none beside a processor that is itself training, up to 8 for a graphics card"
     return 0 if device.type == 'cpu' else min(8, num_cpus())
 
+# %% ../nbs/05_loaders.ipynb #ea4b34b5
 class PetLoaders(DataLoaders):
     "fastai's `DataLoaders`, with the `size` of their pictures in pixels, and a `show_batch` that refuses unknown keywords"
     size = None
@@ -77,6 +79,7 @@ class PetLoaders(DataLoaders):
         "Show pictures of a batch with their labels"
         self.train.show_batch(b, max_n=max_n, nrows=nrows, ncols=ncols, figsize=figsize, unique=unique)
 
+# %% ../nbs/05_loaders.ipynb #b69d9a4e
 @refuse_unknown
 def loaders(
     table, # labelled table with the columns `file`, `label` and `is_valid`

@@ -93,6 +93,7 @@ def _answers(self:Predictor, files, bs):
         problems += [x.reason if isinstance(x, ImageProblem) else '' for x in batch]
     return probs, problems
 
+# %% ../nbs/12_predict.ipynb #4e5ab89d
 @patch
 def predict_files(self:Predictor,
     files, # paths of pictures, or one

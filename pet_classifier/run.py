@@ -52,6 +52,7 @@ def better(
     "Whether `b` has a lower error rate than `a`, or the same and no higher loss"
     return (b[1], b[0]) <= (a[1], a[0])
 
+# %% ../nbs/12a_run.ipynb #ab42a019
 def train_stages(
     learn:Learner, # as `pet_learner` makes it, with `path` and `model_dir` where checkpoints go
     head_epochs:int|None, # for the frozen stage; None: `default_epochs`
@@ -107,6 +108,7 @@ def check_out(
         raise FileExistsError(f'{out} is not empty; a run never overwrites another: choose a new folder')
     return out
 
+# %% ../nbs/12a_run.ipynb #053fca55
 @refuse_unknown
 def train_run(
     data, # folder of pictures, or 'sample', 'pets', 'digits', 'mnist_sample'

@@ -109,7 +109,6 @@ def write_text(
     with replacing(path) as p: p.write_text(text, encoding='utf-8', newline='')
     return Path(path)
 
-# %% ../nbs/00a_storage.ipynb #4a8b6e44
 def write_json(
     path, # the file
     obj, # what `json` can write; numbers that are not finite are refused
@@ -117,14 +116,14 @@ def write_json(
     "Write `obj` to `path` as JSON, whole or not at all."
     return write_text(path, json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + '\n')
 
-# %% ../nbs/00a_storage.ipynb #a714aafc
+# %% ../nbs/00a_storage.ipynb #e5597d95
 def write_csv(
     path, # the file
     frame:pd.DataFrame, # the table; its index is not written
 ) -> Path: # the file
     "Write `frame` to `path` as CSV, whole or not at all."
     text = frame.to_csv(index=False, lineterminator='\n')
-    if '\r' in text: text = frame.to_csv(index=False, lineterminator='\n', quoting=csv.QUOTE_NONNUMERIC)  # no line end
+    if '\r' in text: text = frame.to_csv(index=False, lineterminator='\n', quoting=csv.QUOTE_NONNUMERIC)  # else a line end
     # surrogateescape: on Linux a file's name may hold bytes that are no UTF-8; they are written as they are
     with replacing(path) as p: p.write_bytes(text.encode('utf-8', 'surrogateescape'))
     return Path(path)

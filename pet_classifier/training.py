@@ -44,6 +44,7 @@ def check_rates(
     if not high or not 0 < low <= high < float('inf'):
         raise ValueError(f'lr={lr}: expected a rate above 0, or slice(low, high) with 0 < low <= high, such as slice(1e-6, 1e-4)')
 
+# %% ../nbs/09_training.ipynb #537bedb3
 @refuse_unknown
 def fine_tune(
     learn:Learner, # as `pet_learner` makes it
@@ -79,6 +80,7 @@ def save_stage(
     with replacing(file) as temporary: save_file(state, temporary, metadata=meta)
     return file
 
+# %% ../nbs/09_training.ipynb #59b9fa34
 def load_stage(
     learn:Learner, # with the architecture and classes that the stage was saved with
     name:str, # such as 'stage-1'

@@ -76,6 +76,7 @@ def test_digits_lie_as_mnist_sample_does(digits):
     assert labels.label.tolist() == [int('/7/' in f) for f in files]
     with Image.open(path/files[0]) as im:
         assert (im.mode, im.size, im.format) == ('L', (28, 28), 'PNG') and im.getextrema()[1] > 200
+        assert im.crop((0, 0, 28, 4)).getextrema() == im.crop((24, 0, 28, 28)).getextrema() == (0, 0)  # MNIST's margin
 
 
 def test_digits_are_the_same_each_time_and_replace_the_old(tmp_path, digits):
@@ -86,9 +87,9 @@ def test_digits_are_the_same_each_time_and_replace_the_old(tmp_path, digits):
 
 def test_what_is_made_is_made_once(cache, monkeypatch):
     monkeypatch.setattr(datasets, 'write_digits', lambda folder: (folder/'labels.csv').touch())
-    assert dataset('digits') == cache/'digits' and (cache/'digits'/'labels.csv').exists()
+    assert dataset('digits') == cache/'digits-centred' and (cache/'digits-centred'/'labels.csv').exists()
     monkeypatch.setattr(datasets, 'write_digits', lambda folder: pytest.fail('made again'))
-    assert dataset('digits') == cache/'digits'
+    assert dataset('digits') == cache/'digits-centred'
 
 
 def test_the_sample_is_made_whole_or_not_at_all(cache, two_breeds, monkeypatch):

@@ -57,6 +57,9 @@ def test_what_belongs_to_a_function_is_known_to_it(name, owner):
     (fine_tune, dict(max_lr=1e-3), "fastai 2 has lr_max for it, here it is 'lr'"),
     (fine_tune, dict(lr_max=1e-3), "fine_tune() has no keyword 'lr_max': here it is 'lr'"),
     (pet_learner, dict(bs=48), "pet_learner() has no keyword 'bs': it is given to loaders()"),
+    (loaders, dict(do_flip=False), "fastai 2 has aug_transforms(do_flip=...) for it, here it is 'augment'"),
+    (pet_learner, dict(callback_fns=[]), "pet_learner() has no keyword 'callback_fns': here it is 'cbs'"),
+    (labels.label_by_name, dict(seed=2), "label_by_name() has no keyword 'seed': it is given to random_split()"),
     (loaders, dict(pat='x'), "loaders() has no keyword 'pat': here it is 'pattern', given to label_by_name()"),
 ], ids=str)
 def test_what_is_said(func, kwargs, said):

@@ -92,6 +92,32 @@ def test_an_optimizer_that_was_not_there_is_not_there_afterwards(learner, raises
     assert learn.opt is None
 
 
+@pytest.mark.parametrize('state', STATES, ids='-'.join)
+def test_records_and_gradients_that_were_not_there_are_not_there_afterwards(learner, raises, state):
+    learn = learner()
+    if state[0] == 'unfrozen': learn.unfreeze()
+    before = set(vars(learn.recorder))
+    with pytest.raises(KeyboardInterrupt) if state[1] == 'interrupted' else nullcontext():
+        if state[1] == 'interrupted': learn.add_cb(raises(KeyboardInterrupt))
+        find_lr(learn, steps=30, plot=False)
+    assert 'losses' not in before and set(vars(learn.recorder)) == before
+    assert all(p.grad is None for p in learn.model.parameters())
+
+
+def test_all_is_as_it_was_when_computing_the_features_is_interrupted(learner, same_random_state):
+    learn, passed = learner(), []
+    learn.model.train()
+    def interrupt(*args):
+        passed.append(1)
+        raise KeyboardInterrupt
+    handle = learn.model[0].register_forward_hook(interrupt)
+    names = [name for name in THINGS if name not in ('files', 'momentum', 'hypers', 'frozen', 'records')]
+    before = {name: THINGS[name](learn) for name in names}
+    with same_random_state(), pytest.raises(KeyboardInterrupt): find_lr(learn, steps=30, plot=False)
+    handle.remove()
+    assert passed == [1] and {name: THINGS[name](learn) for name in names} == before
+
+
 @pytest.mark.parametrize('frozen', [True, False])
 def test_training_goes_on_as_if_nothing_had_been(learner, frozen):
     def trained(look):

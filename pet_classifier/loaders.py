@@ -85,7 +85,7 @@ def loaders(
     table, # labelled table with the columns `file`, `label` and `is_valid`
     size:int=224, # side of the square that the network sees, in pixels
     bs:int|None=None, # pictures a batch, fewer where there are fewer; None: 32 on a processor, 64 on a graphics card
-    augment:list|None=None, # fastai batch transforms for training; None: presizing and `default_augment(size)`; []: none
+    augment:list|None=None, # fastai batch transforms for training; None: `default_augment(size)`; []: none
     seed:int=2, # for the order in which training pictures are shuffled
     num_workers:int|None=None, # processes that decode pictures; None: `worker_count`
     device:torch.device|None=None, # where the batches go; None: the graphics card if there is one
@@ -95,12 +95,12 @@ def loaders(
     if bs is None: bs = 32 if device.type == 'cpu' else 64
     if bs < 1 or size < 8: raise ValueError(f'bs={bs}, size={size}: expected at least 1 picture a batch and 8 pixels a side')
     table = check_split(table)
-    presizing = [TrainResize(round(1.5*size)), ValidResize(size)]
+    augment = default_augment(size) if augment is None else augment
+    spare = any(getattr(t, 'size', None) for t in augment) # a transform that makes `size` itself is given more pixels
     block = DataBlock(
         blocks=(image_block, CategoryBlock(vocab=sorted(table.label.unique()))),
         get_x=ColReader('file'), get_y=ColReader('label'), splitter=ColSplitter('is_valid'),
-        item_tfms=presizing if augment is None else MiddleResize(size),
-        batch_tfms=default_augment(size) if augment is None else augment)
+        item_tfms=[TrainResize(round(1.5*size)), ValidResize(size)] if spare else MiddleResize(size), batch_tfms=augment)
     n_train = int((~table.is_valid).sum())
     with no_random(seed):
         dls = block.dataloaders(table, bs=min(bs, n_train), device=device,

@@ -1,9 +1,10 @@
 "Batches are what was asked for, in an order that a seed fixes."
 import pytest
 import torch
+from fastai.vision.augment import aug_transforms
 from PIL import Image
 
-from pet_classifier.loaders import loaders
+from pet_classifier.loaders import default_augment, loaders
 
 
 def pictures(dl): return torch.cat([x for x, _ in dl])
@@ -45,6 +46,15 @@ def test_without_augmentation_training_pictures_are_size_by_size_and_stay_as_the
     one = pictures(dl)
     assert one.shape == (12, 3, 32, 32)
     assert torch.equal(one, pictures(dl))
+
+
+@pytest.mark.parametrize('augment, side', [(None, 48), (default_augment(32, do_flip=False), 48), (aug_transforms(size=32), 48),
+                                           (aug_transforms(), 32), ([], 32)], ids=['default', 'no flip', 'fastai', 'unsized', 'none'])
+def test_transforms_that_make_the_size_get_pictures_to_cut_from(small, augment, side):
+    dls = small(augment=augment)
+    assert all(dl.one_batch()[0].shape[1:] == (3, 32, 32) for dl in dls.loaders)  # which tells the transforms whose they are
+    assert dls.train.after_item(dls.train_ds[0])[0].shape == (3, side, side)
+    assert dls.valid.after_item(dls.valid_ds[0])[0].shape == (3, 32, 32)
 
 
 def test_without_augmentation_no_colour_is_changed(tmp_path, small, tiny_table):

@@ -100,7 +100,7 @@ def check(data: Data, pattern: Pattern = None):
     rows += [(r.file, f'looks like {r.other}, labelled {label[r.other]}') for r in twice.itertuples()]
     counts = table.label.value_counts()
     print(f'{len(table)} pictures of {len(counts)} classes, {counts.min()} to {counts.max()} a class; '
-          f'{len(broken)} broken files, {len(twice)} pairs that look the same', file=sys.stderr)
+          f'broken files: {len(broken)}; pairs that look the same: {len(twice)}', file=sys.stderr)
     if rows: print_table(pd.DataFrame(rows, columns=['file', 'problem']))
     return 1 if rows else 0
 

@@ -47,7 +47,7 @@ def check_arch(
     "The name of the architecture `arch`; an error with the nearest names where there is none"
     name = getattr(arch, '__name__', arch)
     if name in TORCHVISION or timm.is_model(TIMM_NAMES.get(name, name)): return name
-    near = get_close_matches(name, [*TORCHVISION, *TIMM_NAMES, *timm.list_models()], n=4)
+    near = get_close_matches(name, sorted({*TORCHVISION, *TIMM_NAMES, *timm.list_models()}), n=4)
     raise ValueError(f"no architecture {name!r}; near it: {', '.join(near) or 'nothing'}. The lesson's are resnet34, resnet50 "
                      "and efficientnet_lite0; timm.list_models() has all others")
 

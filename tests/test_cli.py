@@ -79,7 +79,7 @@ def test_sample_draws_into_a_new_folder_only(cli, tmp_path):
 
 def test_check_has_nothing_to_say_of_good_pictures(cli, tiny_folder):
     code, out, err = cli('check', tiny_folder)
-    said = '18 pictures of 3 classes, 6 to 6 a class; 0 broken files, 0 pairs that look the same\n'
+    said = '18 pictures of 3 classes, 6 to 6 a class; broken files: 0; pairs that look the same: 0\n'
     assert (code, out, err) == (0, '', said)
 
 
@@ -90,7 +90,7 @@ def test_check_names_broken_files_and_twins(cli, tiny_folder, tmp_path):
     (folder/'red_99.jpg').write_text('no picture')
     code, out, err = cli('check', folder)
     table = rows(out)
-    assert code == 1 and '19 pictures' in err and '1 broken files, 1 pairs that look the same' in err
+    assert code == 1 and '19 pictures' in err and 'broken files: 1; pairs that look the same: 1' in err
     assert table.file.tolist() == [str(folder/'red_99.jpg'), str(folder/'blue_77.jpg')]
     assert table.problem[0].startswith('not a picture')
     assert table.problem[1].startswith(f'looks like {folder/"red_0.jpg"}') and 'red' in table.problem[1].split(',')[-1]

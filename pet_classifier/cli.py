@@ -51,7 +51,7 @@ def run():
 Data = Annotated[str, typer.Argument(help='A folder of pictures, or sample, digits, pets, mnist_sample.')]
 ModelFolder = Annotated[Path, typer.Argument(help='A bundle, such as RUN/model.')]
 Pattern = Annotated[str, typer.Option(help="Regular expression for the files' names; its first group is the label. "
-                                           r"Default: ^(.+)_\d+\.jpg$, or the folders' names.")]
+                                           r"Default: the names of the folders, or of one folder's files by ^(.+)_\d+\.jpg$.")]
 Arch = Annotated[str, typer.Option(help='resnet34, resnet50, efficientnet_lite0, or any timm name.')]
 Size = Annotated[int, typer.Option(min=32, max=1024, help='Side of the pictures, in pixels.')]
 Seed = Annotated[int, typer.Option(min=0, help='For split, head, order and augmentation.')]

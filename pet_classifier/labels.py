@@ -29,7 +29,7 @@ def _table(files, labels, is_valid=None, hint=''):
     labels = [_text(l) for l in labels]
     if not files: raise ValueError('no pictures to label')
     if none := [f for f, l in zip(files, labels) if not l.strip()]:
-        raise ValueError(f'{len(none)} of {len(files)} pictures have no label: {listed(none)}')
+        raise ValueError(f'{len(none)} of {len(files)} pictures have no label: {listed(none)}; fill them in, or leave these out')
     if twice := [f for f, n in Counter(files).items() if n > 1]:
         raise ValueError(f'{len(twice)} of {len(files)} pictures are listed more than once: {listed(twice)}')
     if len(set(labels)) < 2:
@@ -130,7 +130,8 @@ def label_by_folder(
     above = [f.relative_to(path).parts[:-1] for f in files]
     split = {train, valid} <= {a[0] for a in above if a}
     if bare := [f for f, a in zip(files, above) if len(a) < 1 + split]:
-        raise ValueError(f"{len(bare)} of {len(files)} pictures lie in no class's folder: {listed(bare)}")
+        raise ValueError(f"{len(bare)} of {len(files)} pictures lie in no class's folder: {listed(bare)}; "
+                         "the path is that of the folder above the classes' folders")
     if split and (other := sorted({a[0] for a in above} - {train, valid})):
         raise ValueError(f"beside {train}/ and {valid}/ there are pictures in {listed(other)}; move them out of '{path}'")
     return _table(files, [f.parent.name for f in files], [a[0] == valid for a in above] if split else None)

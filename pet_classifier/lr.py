@@ -80,12 +80,13 @@ class SuggestedRate(float):
     def plot(self, ax=None):
         "Draw the loss against the rate, with a dot at the suggestion, on `ax`; gives the figure"
         ax = ax or plt.subplots(figsize=(6, 3.4), layout='constrained')[1]
-        ax.plot(self.lrs, self.losses)
+        shown = slice(len(self.lrs)//10, None) # the first ones are means of very few steps
+        ax.plot(self.lrs[shown], self.losses[shown])
         loss = self.losses[min(range(len(self.lrs)), key=lambda i: abs(self.lrs[i]-self))]
         ax.plot(self, loss, 'o', color='tab:orange', markersize=9)
         ax.vlines(self, 0, loss, color='tab:orange', linestyle=':')
-        top = min(max(self.losses), 2*median(self.losses)) # of the explosion, only the beginning
-        ax.set(xscale='log', xlabel='learning rate', ylabel='loss, smoothed', ylim=(0.9*min(self.losses), 1.05*top))
+        low, top = min(self.losses[shown]), min(max(self.losses[shown]), 2*median(self.losses)) # little of the explosion
+        ax.set(xscale='log', xlabel='learning rate', ylabel='loss, smoothed', ylim=(0.9*low, 1.05*top))
         ax.set_title(f'{self.method} suggests {float(self):.2g}', loc='left')
         ax.grid(alpha=0.3)
         return ax.figure

@@ -31,15 +31,16 @@ from .training import check_rates, fine_tune, load_stage, save_stage
 # %% ../nbs/12a_run.ipynb #78e6960f
 def labelled_table(
     data, # a folder, or one of the data set names
-    pattern:str|None=None, # for the files' names; None: `PETS_PATTERN` if it fits, else the folders' names
+    pattern:str|None=None, # for the files' names; None: the names of the folders if there are several, else `PETS_PATTERN`
 ) -> tuple: # (the labelled table, DataFrame `file`, `problem` of what was set aside)
     "The labelled table of the pictures in `data`, and what could not be opened"
-    path = Path(dataset(str(data)))
+    path = Path(dataset(data))
     files = list_images(path)
     broken = check_images(files)
     good = [f for f in files if f not in set(broken.file)]
-    in_folders = all(f.parent != path for f in files)
-    if pattern is None and in_folders and not preview_pattern(good, PETS_PATTERN).matched.all():
+    folders = {f.parent for f in good}
+    unnamed = len({f.name for f in folders}) < 2 and preview_pattern(good, PETS_PATTERN).matched.all()
+    if pattern is None and path not in folders and not unnamed:
         table = label_by_folder(path)
         return table[~table.file.isin(broken.file)].reset_index(drop=True), broken
     return label_by_name(good, pattern or PETS_PATTERN), broken
@@ -147,7 +148,7 @@ def train_run(
     interp = interpret(learn)
     save_figures(out/'figures', learn.dls, suggested, interp)
     write_csv(out/'history.csv', history(learn))
-    facts = dict(error_rate=interp.error_rate, data='drawn sample' if str(data) == 'sample' else Path(data).resolve().name,
+    facts = dict(error_rate=interp.error_rate, data='drawn sample' if data == 'sample' else Path(data).resolve().name,
                  arch=arch, weights=learn.backbone.weights, size=size, seed=seed, **n, left_out=len(broken), stage=stage,
                  suggested_lr=float(suggested))
     save_bundle(learn, out/'model', **facts)

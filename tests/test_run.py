@@ -3,6 +3,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -145,16 +146,29 @@ def test_the_split_of_other_pictures_is_refused_and_makes_no_folder(quick, tmp_p
     assert not (tmp_path/'out').exists()
 
 
-def test_names_label_where_they_can_and_folders_else(tiny_folder, tmp_path, draw):
+def test_folders_label_where_there_are_several_and_names_else(tiny_folder, tmp_path, draw):
     assert labelled_table(tiny_folder)[0].label.nunique() == 3
     for i, label in enumerate(['red', 'green', 'blue']*3): draw(tmp_path/'a'/label/f'IMG{i}.png', label, i)
     table, broken = labelled_table(tmp_path/'a')
     assert table.label.tolist() == [f.parent.name for f in table.file] and len(table) == 9 and 'is_valid' not in table
     for i, label in enumerate(['red', 'green', 'blue']*3): draw(tmp_path/'b'/'all'/f'{label}_{i}.jpg', label, i)
-    assert set(labelled_table(tmp_path/'b')[0].label) == {'red', 'green', 'blue'}  # names that fit go before folders
+    assert set(labelled_table(tmp_path/'b')[0].label) == {'red', 'green', 'blue'}
     (tmp_path/'a'/'red'/'broken.png').touch()
     table, broken = labelled_table(tmp_path/'a')
     assert len(table) == 9 and broken.file.tolist() == [tmp_path/'a'/'red'/'broken.png']
+
+
+@pytest.mark.parametrize('cameras', [('IMG',), ('IMG', 'DSC')])
+def test_a_cameras_name_is_no_label(tmp_path, draw, cameras):
+    for i, label in enumerate(['red', 'green', 'blue']*4):
+        draw(tmp_path/label/f'{cameras[i % len(cameras)]}_{1000+i}.jpg', label, i)
+    assert sorted(labelled_table(tmp_path)[0].label) == sorted(['red', 'green', 'blue']*4)
+
+
+def test_a_folder_that_is_called_like_a_data_set_is_a_folder(tmp_path, draw, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for i, label in enumerate(['red', 'blue']*3): draw(Path('sample')/label/f'{i}.jpg', label, i)
+    assert len(labelled_table(Path('sample'))[0]) == 6
 
 
 def test_a_name_that_does_not_fit_is_an_error_where_there_are_no_folders(tiny_folder, tmp_path):

@@ -49,7 +49,7 @@ def test_without_augmentation_training_pictures_are_size_by_size_and_stay_as_the
 
 
 @pytest.mark.parametrize('augment, side', [(None, 48), (default_augment(32, do_flip=False), 48), (aug_transforms(size=32), 48),
-                                           (aug_transforms(), 32), ([], 32)], ids=['default', 'no flip', 'fastai', 'unsized', 'none'])
+                                           (aug_transforms(), 32), ([], 32)], ids='default no-flip fastai unsized none'.split())
 def test_transforms_that_make_the_size_get_pictures_to_cut_from(small, augment, side):
     dls = small(augment=augment)
     assert all(dl.one_batch()[0].shape[1:] == (3, 32, 32) for dl in dls.loaders)  # which tells the transforms whose they are

@@ -205,7 +205,8 @@ def test_the_plot_shows_the_curve_and_the_suggestion():
 
 
 def test_the_plot_leaves_out_the_first_tenth_where_nothing_is_averaged_yet():
-    rate = SuggestedRate(1e-3, [10**(i/10 - 5) for i in range(40)], [50., 40., 30., 20.] + [2 - i/50 for i in range(36)], 'valley')
+    losses = [50., 40., 30., 20.] + [2 - i/50 for i in range(36)]
+    rate = SuggestedRate(1e-3, [10**(i/10 - 5) for i in range(40)], losses, 'valley')
     ax = rate.plot().axes[0]
     assert ax.lines[0].get_xdata().tolist() == rate.lrs[4:] and ax.get_ylim()[1] < 3
     plt.close(ax.figure)

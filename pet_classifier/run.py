@@ -16,11 +16,11 @@ from matplotlib import pyplot as plt
 from .bundle import save_bundle, versions
 from .datasets import dataset
 from .features import fit_head
+from .guard import refuse_unknown
 from .images import check_images, list_images
 from .interpret import PetInterpretation, interpret
 from .labels import PETS_PATTERN, label_by_folder, label_by_name, preview_pattern
 from .learner import check_arch, pet_learner
-from .guard import refuse_unknown
 from .loaders import loaders
 from .lr import find_lr
 from .progress import history
@@ -39,8 +39,8 @@ def labelled_table(
     broken = check_images(files)
     good = [f for f in files if f not in set(broken.file)]
     folders = {f.parent for f in good}
-    unnamed = len({f.name for f in folders}) < 2 and preview_pattern(good, PETS_PATTERN).matched.all()
-    if pattern is None and path not in folders and not unnamed:
+    several = len({folder.name for folder in folders}) > 1
+    if pattern is None and path not in folders and (several or not preview_pattern(good, PETS_PATTERN).matched.all()):
         table = label_by_folder(path)
         return table[~table.file.isin(broken.file)].reset_index(drop=True), broken
     return label_by_name(good, pattern or PETS_PATTERN), broken
@@ -68,10 +68,11 @@ def train_stages(
     save_stage(learn, 'head')
     if not epochs: return 'head'
     say('unfrozen stage: all layers learn, each depth at its own rate')
-    before = tuple(history(learn).iloc[-1][['valid_loss', 'error_rate']]) # what `validate` would say again
+    def reached(): return tuple(history(learn).iloc[-1][['valid_loss', 'error_rate']]) # what `validate` would say again
+    before = reached()
     fine_tune(learn, epochs, lr, seed=seed)
     save_stage(learn, 'fine-tuned')
-    if better(before, tuple(learn.validate())): return 'fine-tuned'
+    if better(before, reached()): return 'fine-tuned'
     load_stage(learn, 'head')
     say('fine-tuning made it worse on the validation pictures: the head\'s stage is kept')
     return 'head'

@@ -16,8 +16,8 @@ from fastai.torch_core import no_random
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from .learner import frozen_groups
 from .guard import refuse_unknown
+from .learner import frozen_groups
 from .storage import replacing
 
 # %% ../nbs/09_training.ipynb #d4fcd54b

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -16,6 +15,7 @@ from pet_classifier.labels import label_by_name
 from pet_classifier.predict import Predictor
 from pet_classifier.run import better, check_out, labelled_table, train_run, train_stages
 from pet_classifier.splits import load_split, random_split, save_split
+from pet_classifier.training import fine_tune
 
 
 @pytest.fixture
@@ -95,9 +95,7 @@ def test_fine_tuning_that_spoils_the_weights_is_taken_back(quick, monkeypatch):
     heads, said = [], []
     def spoil(learn, epochs, lr, seed):
         heads.append((tuple(learn.validate()), fingerprint(learn.model)))
-        learn.unfreeze()
-        with torch.no_grad():
-            learn.model[1][-1].weight.neg_()
+        fine_tune(learn, epochs, 10., seed)
     monkeypatch.setattr('pet_classifier.run.fine_tune', spoil)
     out, metrics = quick(head_epochs=20, say=said.append)
     (_, error), kept = heads[0]
@@ -108,9 +106,17 @@ def test_fine_tuning_that_spoils_the_weights_is_taken_back(quick, monkeypatch):
 
 def test_fine_tuning_that_makes_it_better_is_kept(learner, monkeypatch):
     learn, said = learner(), []
-    monkeypatch.setattr(learn, 'validate', lambda: (0., 0.))
+    def improve(learn, *args, **kwargs):
+        learn.epoch_table.rows.append(dict(stage='fine-tune', valid_loss=0., error_rate=0.))
+    monkeypatch.setattr('pet_classifier.run.fine_tune', improve)
     assert train_stages(learn, 1, 1, slice(1e-5, 1e-4), 2, said.append) == 'fine-tuned'
     assert not any('worse' in s for s in said)
+
+
+def test_the_stages_are_compared_without_predicting_the_validation_pictures_again(learner, monkeypatch):
+    learn = learner()
+    monkeypatch.setattr(learn, 'validate', lambda: pytest.fail('the last epoch has said it already'))
+    assert train_stages(learn, 1, 1, slice(1e-5, 1e-4), 2, lambda text: None) in ('head', 'fine-tuned')
 
 
 @pytest.mark.parametrize('make, error, said', [

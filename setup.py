@@ -16,6 +16,6 @@ setup(
     license=cfg['license'], keywords=cfg['keywords'], python_requires=f'>={cfg["min_python"]}',
     long_description=(here/'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
     packages=[cfg['lib_name']], install_requires=cfg['requirements'].split(),
-    extras_require=dict(dev=cfg['dev_requirements'].split()),
+    extras_require={extra: cfg[f'{extra}_requirements'].split() for extra in ('openvino', 'dev')},
     entry_points=dict(console_scripts=cfg['console_scripts'].split()),
 )

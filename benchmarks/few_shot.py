@@ -12,7 +12,7 @@ from statistics import mean, median, stdev
 
 import torch
 
-from pet_classifier.features import fit_head
+from pet_classifier.head import fit_head
 from pet_classifier.images import list_images
 from pet_classifier.labels import PETS_PATTERN, label_by_name
 from pet_classifier.learner import pet_learner

@@ -24,7 +24,7 @@ from safetensors.torch import load, save
 
 from . import __version__
 from .images import listed
-from .learner import build_model, check_arch
+from .learner import HEADS, build_model, check_arch
 from .storage import replacing_dir
 
 # %% ../nbs/11_bundle.ipynb #c6e24bef
@@ -83,7 +83,7 @@ def model_card(
         **{k: harmless(config[k]) for k in ('arch', 'weights', 'size', 'created')})
 
 # %% ../nbs/11_bundle.ipynb #82a49dee
-_FORMAT = 1 # of the bundle; a higher one is refused by older versions of this package
+_FORMAT = 2 # of the bundle; 1 had no `head`, which was fastai's; a higher one is refused by older versions of this package
 _FILES = 'model.safetensors', 'config.json', 'README.md'
 
 def versions() -> dict: # name -> version
@@ -94,7 +94,7 @@ def versions() -> dict: # name -> version
 def _config(learn, facts, digest):
     "All but the weights, as JSON will hold it"
     b = learn.backbone
-    return dict(format_version=_FORMAT, arch=b.arch, weights=b.weights, vocab=list(learn.dls.vocab), size=learn.dls.size,
+    return dict(format_version=_FORMAT, arch=b.arch, head=b.head, weights=b.weights, vocab=list(learn.dls.vocab), size=learn.dls.size,
                 mean=list(b.mean), std=list(b.std), sha256=digest, versions=versions(), facts=facts,
                 created=datetime.now(timezone.utc).isoformat(timespec='seconds'))
 
@@ -119,7 +119,7 @@ def save_bundle(
     return folder
 
 # %% ../nbs/11_bundle.ipynb #d2608399
-_KEYS = dict(format_version=int, arch=str, weights=str, vocab=list, size=int, mean=list, std=list, sha256=str, facts=dict)
+_KEYS = dict(format_version=int, arch=str, head=str, weights=str, vocab=list, size=int, mean=list, std=list, sha256=str, facts=dict)
 
 def _refuse(file, why): raise ValueError(f"{file.name} in '{file.parent}' {why}; get the bundle again, or save it anew")
 
@@ -142,14 +142,16 @@ def check_config(
         by = config['versions'].get('pet_classifier') if isinstance(config.get('versions'), dict) else None
         raise ValueError(f"{file.name} in '{file.parent}' has format {found}, and pet_classifier {__version__} knows {_FORMAT}; "
                          f'it was written by version {by!r}: pip install --upgrade pet-classifier')
+    if found == 1: config.setdefault('head', 'fastai')
     if lost := [k for k in _KEYS if k not in config]: _refuse(file, f'lacks {listed(lost)}')
     if odd := [k for k, t in _KEYS.items() if type(config[k]) is not t]:
         _refuse(file, 'has ' + listed(f'{k} that is {type(config[k]).__name__}, expected {_KEYS[k].__name__}' for k in odd))
     vocab = config['vocab']
-    if found != _FORMAT: _refuse(file, f'has format {found}, expected {_FORMAT}')
+    if not 1 <= found <= _FORMAT: _refuse(file, f'has format {found}, expected 1 to {_FORMAT}')
     if not all(isinstance(v, str) and v for v in vocab) or len(vocab) < 2: _refuse(file, 'needs a vocab of two names at least')
     if twice := [v for v, n in Counter(vocab).items() if n > 1]: _refuse(file, f'has a class twice in its vocab: {listed(twice)}')
     if not 8 <= config['size'] <= 4096: _refuse(file, f"has size {config['size']}, expected 8 to 4096 pixels")
+    if config['head'] not in HEADS: _refuse(file, f"names a head that is not known here: {config['head']!r}, expected one of {listed(HEADS)}")
     for k, low in dict(mean=0, std=1e-6).items():
         if len(config[k]) != 3 or not all(type(v) in (int, float) and low <= v <= 1000 for v in config[k]):
             _refuse(file, f'needs three numbers of at least {low} as {k}, one a colour')
@@ -167,7 +169,7 @@ def check_weights(
     try:
         with safe_open(file, 'pt') as f: got = {k: tuple(f.get_slice(k).get_shape()) for k in f.keys()}
     except SafetensorError as e: _refuse(file, f'is not a whole safetensors file ({e})')
-    with torch.device('meta'): network = build_model(config['arch'], n)
+    with torch.device('meta'): network = build_model(config['arch'], n, config['head'])
     want = {k: tuple(v.shape) for k, v in network.state_dict().items()}
     wrong = [f"{k} is {got.get(k, 'missing')}, expected {want.get(k, 'none')}" for k in want | got if got.get(k) != want.get(k)]
     if wrong: _refuse(file, f"is not {config['arch']} for {n} classes; of its tensors {len(wrong)} differ: {listed(wrong, 2)}")
@@ -197,7 +199,7 @@ def load_bundle(
         raise FileNotFoundError(f"'{folder}' is no bundle, it has no {listed(lost)}{hint}")
     config = check_config(folder/'config.json')
     state = check_weights(folder/'model.safetensors', config)
-    with no_random(): model = build_model(config['arch'], len(config['vocab']))
+    with no_random(): model = build_model(config['arch'], len(config['vocab']), config['head'])
     model.load_state_dict(state)
     return Bundle(model.eval().to(memory_format=torch.channels_last), config['vocab'], config['size'],
                   tuple(config['mean']), tuple(config['std']), config)

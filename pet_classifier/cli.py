@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'UsageError', 'Data', 'ModelFolder', 'Pattern', 'Arch', 'Size', 'Seed', 'Weights', 'command', 'main', 'run',
-           'parse_lr', 'print_table', 'sample', 'check', 'train', 'find_lr', 'predict', 'evaluate']
+           'parse_lr', 'print_table', 'sample', 'check', 'train', 'find_lr', 'predict', 'evaluate', 'cache']
 
 # %% ../nbs/15_cli.ipynb #58063070
 import sys
@@ -156,13 +156,14 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help='Pictures, or folders of them.')],
     csv: Annotated[Path, typer.Option(metavar='FILE', help='Write the table there instead of printing it.')] = None,
     top: Annotated[int, typer.Option(min=1, metavar='K', help='The K most probable classes.')] = 1,
+    engine: Annotated[str, typer.Option(help='torch, openvino (an extra), or auto: openvino for very many pictures.')] = 'auto',
 ):
     "A row a picture: file, label, probability, problem; exit code 1 if a picture could not be read."
     from pet_classifier.images import list_images
     from pet_classifier.predict import Predictor
     from pet_classifier.storage import write_csv
     files = [f for i in images for f in (list_images(i) if i.is_dir() else [i])]
-    rows = Predictor(bundle).predict_files(files, top=top)
+    rows = Predictor(bundle, engine).predict_files(files, top=top)
     if csv: write_csv(csv, rows)
     else: print_table(rows)
     return 1 if (rows.problem != '').any() else 0
@@ -177,3 +178,14 @@ def evaluate(bundle: ModelFolder, data: Data, pattern: Pattern = None):
     print_table(interp.per_breed())
     print(f'error rate {interp.error_rate:.1%} on {len(interp.files)} pictures, {len(broken)} left out', file=sys.stderr)
     return 1 if len(broken) else 0
+
+# %% ../nbs/15_cli.ipynb #f6c3b40b
+@command
+def cache(
+    clear: Annotated[bool, typer.Option('--clear', help='Delete it; it is computed again when it is needed.')] = False,
+):
+    "Where decoded pictures and features are kept, and how much they take."
+    from pet_classifier.cache import cache_limit, cache_table, clear_cache, computed_dir
+    print(f'{computed_dir()}, at most {cache_limit()/1e9:g} GB (PET_CLASSIFIER_CACHE_GB)', file=sys.stderr)
+    print_table(cache_table())
+    if clear: print(f'{clear_cache()/1e6:.1f} MB deleted', file=sys.stderr)

@@ -20,9 +20,9 @@ from fastai.learner import Learner
 from fastai.torch_core import no_random
 from matplotlib import pyplot as plt
 
-from .features import on_features
-from .learner import frozen_groups
 from .guard import refuse_unknown
+from .head import on_features
+from .learner import frozen_groups
 
 # %% ../nbs/08_lr.ipynb #299f427d
 @contextmanager

@@ -14,14 +14,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from fastai.vision.core import PILImage
 from fastcore.basics import num_cpus, patch
-from PIL import Image, ImageOps
 
 from .bundle import Bundle, load_bundle
-from .images import ImageProblem, _rgb, listed
+from .engine import ENGINES, choose_engine
+from .images import ImageProblem, listed
 from .interpret import PetInterpretation
-from .loaders import ValidResize, open_pil
+from .pixels import read_square
 
 # %% ../nbs/12_predict.ipynb #c6a889a9
 @dataclass(repr=False)
@@ -38,25 +37,27 @@ class Predictor:
     "A bundle that answers, without loaders"
     def __init__(self,
         bundle, # a `Bundle`, or the folder of one
+        engine:str='auto', # 'torch', 'openvino', or 'auto': torch, and OpenVINO for very many pictures if it is installed
+        precision:str='auto', # 'auto': what is fastest here; 'bf16' or 'fp32': always
     ):
+        choose_engine(engine, 1)
         self.bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
-        self.resize = ValidResize(self.bundle.size)
+        self.engine, self.precision, self.ready = engine, precision, {}
 
     def prepare(self,
         image, # the path of a picture, or a PIL image
     ) -> torch.Tensor: # 3 x size x size, whole numbers up to 255
         "The square of `image` that the network sees; an `ImageProblem` if there is none"
-        im = PILImage(_rgb(ImageOps.exif_transpose(image))) if isinstance(image, Image.Image) else open_pil(image)
-        return torch.from_numpy(np.array(self.resize(im, split_idx=1))).permute(2, 0, 1)
+        return read_square(image, self.bundle.size)
 
-    @torch.inference_mode()
     def probabilities(self,
         prepared:list, # tensors, as `prepare` gives them
+        n:int=1, # how many pictures will come in all, to choose the engine by
     ) -> np.ndarray: # float32, a row a picture, a column a class
         "What the network makes of pictures that are prepared"
-        mean, std = (torch.tensor(c).view(3, 1, 1) for c in (self.bundle.mean, self.bundle.std))
-        x = (torch.stack(prepared).float()/255 - mean)/std
-        return self.bundle.model(x.contiguous(memory_format=torch.channels_last)).softmax(1).numpy()
+        name = choose_engine(self.engine, n)
+        if name not in self.ready: self.ready[name] = ENGINES[name](self.bundle, self.precision)
+        return self.ready[name](torch.stack(prepared))
 
 # %% ../nbs/12_predict.ipynb #0b82f22a
 @patch
@@ -89,7 +90,7 @@ def _answers(self:Predictor, files, bs):
     probs, problems = np.full((len(files), len(self.bundle.vocab)), np.nan, np.float32), []
     for batch in self._prepared(files, bs):
         good = [i for i, x in enumerate(batch, len(problems)) if isinstance(x, torch.Tensor)]
-        if good: probs[good] = self.probabilities([batch[i-len(problems)] for i in good])
+        if good: probs[good] = self.probabilities([batch[i-len(problems)] for i in good], len(files))
         problems += [x.reason if isinstance(x, ImageProblem) else '' for x in batch]
     return probs, problems
 

@@ -4,7 +4,7 @@ import sys
 import pytest
 from fastai.callback.progress import ProgressCallback
 
-from pet_classifier.features import fit_head, on_features
+from pet_classifier.head import fit_head, on_features
 from pet_classifier.progress import history
 from pet_classifier.training import fine_tune
 

@@ -94,8 +94,8 @@ def versions() -> dict: # name -> version
 def _config(learn, facts, digest):
     "All but the weights, as JSON will hold it"
     b = learn.backbone
-    return dict(format_version=_FORMAT, arch=b.arch, head=b.head, weights=b.weights, vocab=list(learn.dls.vocab), size=learn.dls.size,
-                mean=list(b.mean), std=list(b.std), sha256=digest, versions=versions(), facts=facts,
+    return dict(format_version=_FORMAT, arch=b.arch, head=b.head, weights=b.weights, vocab=list(learn.dls.vocab),
+                size=learn.dls.size, mean=list(b.mean), std=list(b.std), sha256=digest, versions=versions(), facts=facts,
                 created=datetime.now(timezone.utc).isoformat(timespec='seconds'))
 
 def save_bundle(
@@ -119,7 +119,8 @@ def save_bundle(
     return folder
 
 # %% ../nbs/11_bundle.ipynb #d2608399
-_KEYS = dict(format_version=int, arch=str, head=str, weights=str, vocab=list, size=int, mean=list, std=list, sha256=str, facts=dict)
+_KEYS = dict(format_version=int, arch=str, head=str, weights=str, vocab=list, size=int, mean=list, std=list, sha256=str,
+             facts=dict)
 
 def _refuse(file, why): raise ValueError(f"{file.name} in '{file.parent}' {why}; get the bundle again, or save it anew")
 
@@ -151,7 +152,7 @@ def check_config(
     if not all(isinstance(v, str) and v for v in vocab) or len(vocab) < 2: _refuse(file, 'needs a vocab of two names at least')
     if twice := [v for v, n in Counter(vocab).items() if n > 1]: _refuse(file, f'has a class twice in its vocab: {listed(twice)}')
     if not 8 <= config['size'] <= 4096: _refuse(file, f"has size {config['size']}, expected 8 to 4096 pixels")
-    if config['head'] not in HEADS: _refuse(file, f"names a head that is not known here: {config['head']!r}, expected one of {listed(HEADS)}")
+    if config['head'] not in HEADS: _refuse(file, f"has head {config['head']!r}, expected one of {listed(HEADS)}")
     for k, low in dict(mean=0, std=1e-6).items():
         if len(config[k]) != 3 or not all(type(v) in (int, float) and low <= v <= 1000 for v in config[k]):
             _refuse(file, f'needs three numbers of at least {low} as {k}, one a colour')

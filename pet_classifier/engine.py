@@ -89,8 +89,10 @@ def openvino_engine(
     xml, weights = _converted(bundle)
     fast = precision == 'bf16' or precision == 'auto' and has_bf16()
     core = openvino.Core()
-    compiled = core.compile_model(core.read_model(xml.tobytes(), openvino.Tensor(weights)), 'CPU', dict(
-        PERFORMANCE_HINT='LATENCY', INFERENCE_NUM_THREADS=torch.get_num_threads(), INFERENCE_PRECISION_HINT='bf16' if fast else 'f32'))
+    model = core.read_model(xml.tobytes(), openvino.Tensor(weights))
+    how = dict(PERFORMANCE_HINT='LATENCY', INFERENCE_NUM_THREADS=torch.get_num_threads(),
+               INFERENCE_PRECISION_HINT='bf16' if fast else 'f32')
+    compiled = core.compile_model(model, 'CPU', how)
     return lambda pictures: compiled(pictures.contiguous().numpy())[0].copy()
 
 # %% ../nbs/11a_engine.ipynb #e3b3baa2

@@ -11,7 +11,9 @@ import warnings
 from contextlib import contextmanager
 from hashlib import sha256
 from itertools import takewhile
+from zipfile import BadZipFile
 
+import numpy as np
 import torch
 from fastai.data.transforms import IntToFloatTensor, Normalize
 from fastai.layers import AdaptiveConcatPool2d, Flatten
@@ -19,8 +21,6 @@ from fastai.learner import Learner
 from fastai.torch_core import no_random
 from fastai.vision.core import TensorImage
 from fasttransform import Pipeline
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -61,13 +61,13 @@ def picture_features(
     "What the body of `learn`, and the fixed layers behind it, make of the pictures in `files`"
     files, dl = list(files), learn.dls.train if view else learn.dls.valid
     transforms = Pipeline(dl.after_batch.fs, split_idx=0 if view else 1)
-    pool, _ = split_head(learn.model[1])
-    rows = []
+    pool, rest = split_head(learn.model[1])
+    rows = torch.empty(len(files), next(rest.parameters()).shape[-1]) # once, for there may be many
     with no_random(view), evaluating(learn.model.to(learn.dls.device)) as model:
         for i in range(0, len(files), bs):
             x = TensorImage(read_squares(files[i:i+bs], dl.side)).to(learn.dls.device)
-            rows.append(pool(model.features(transforms(x).as_subclass(torch.Tensor))).float().cpu())
-    return torch.cat(rows).clone()
+            rows[i:i+bs] = pool(model.features(transforms(x).as_subclass(torch.Tensor)))
+    return rows
 
 # %% ../nbs/07_features.ipynb #39562209
 def fingerprint(
@@ -90,17 +90,18 @@ def features_name(
     numbers = [(t.size, t.pad_mode, t.moves, t.light) if isinstance(t, Augment) else (t.mean.tolist(), t.std.tolist())
                for t in transforms]
     facts = (fingerprint(model[0]), split_head(model[1])[0], dl.side, numbers, view, model.runs_in_bf16, learn.dls.device.type)
-    return f'features-{sha256(repr(facts).encode()).hexdigest()[:32]}.safetensors'
+    return f'features-{sha256(repr(facts).encode()).hexdigest()[:32]}.npz'
 
 # %% ../nbs/07_features.ipynb #eec88054
 def read_features(
     name:str, # as `features_name` gives it
 ) -> tuple: # (id of the picture -> number of the row, rows)
     "The features in a file of `computed_dir`; none if there is no such file, or it is broken"
-    try: kept = load_file(computed_dir()/name)
-    except (OSError, SafetensorError): return {}, None
+    try:
+        with np.load(computed_dir()/name, allow_pickle=False) as kept: ids, rows = kept['ids'], kept['features']
+    except (OSError, ValueError, LookupError, EOFError, BadZipFile): return {}, None
     touch(computed_dir()/name)
-    return {bytes(i).hex(): n for n, i in enumerate(kept['ids'].numpy())}, kept['features']
+    return {bytes(i).hex(): n for n, i in enumerate(ids)}, torch.from_numpy(rows)
 
 def write_features(
     name:str, # as `features_name` gives it
@@ -109,9 +110,10 @@ def write_features(
 ):
     "Write features into a file of `computed_dir`, or warn that it could not be done"
     try:
-        if not make_room(rows.numel()*4): raise OSError('there is no room for them in the cache (PET_CLASSIFIER_CACHE_GB sets its limit)')
-        ids = torch.tensor([list(bytes.fromhex(i)) for i in ids], dtype=torch.uint8)
-        with replacing(computed_dir()/name) as temporary: save_file(dict(ids=ids, features=rows), temporary)
+        if not make_room(rows.numel()*4):
+            raise OSError('there is no room for them in the cache (PET_CLASSIFIER_CACHE_GB sets its limit)')
+        ids = np.array([list(bytes.fromhex(i)) for i in ids], np.uint8)
+        with replacing(computed_dir()/name) as temporary: np.savez(temporary, ids=ids, features=rows.numpy())
     except OSError as e: warnings.warn(f'the features of {len(ids)} pictures are not kept on disk: {e}', stacklevel=3)
 
 def kept_features(
@@ -129,7 +131,8 @@ def kept_features(
         rows = computed if rows is None else torch.cat([rows, computed])
         known |= {i: len(known)+n for n, i in enumerate(new)}
         write_features(name, list(known), rows)
-    return rows[[known[i] for i in ids]]
+    numbers = [known[i] for i in ids]
+    return rows if numbers == list(range(len(rows))) else rows[numbers]
 
 # %% ../nbs/07_features.ipynb #ad511576
 def cached_features(
@@ -139,12 +142,14 @@ def cached_features(
     "Features and classes of both parts of the data, computed once for a body"
     if views < 1: raise ValueError(f'views={views}: expected at least 1')
     if views > 1 and learn.dls.train.side == learn.dls.valid.side:
-        raise ValueError(f'views={views}: these loaders do not augment their pictures (augment=[]), so all views would be the same')
+        raise ValueError(f'views={views}: these loaders do not augment their pictures (augment=[]), all views would be the same')
     key = fingerprint(learn.model[0]), id(learn.dls), views
     if getattr(learn, 'features_key', None) != key:
         train, valid = learn.dls.loaders[:2]
-        x = [kept_features(learn, train.dataset.items.file, view) for view in range(views)]
-        learn.features = (TensorDataset(torch.cat(x), train.targets.repeat(views)),
-                          TensorDataset(kept_features(learn, valid.dataset.items.file), valid.targets))
+        files = [*train.dataset.items.file, *valid.dataset.items.file]
+        x, n = kept_features(learn, files), len(train.dataset)
+        more = [kept_features(learn, files[:n], view) for view in range(1, views)]
+        learn.features = (TensorDataset(torch.cat([x[:n], *more]) if more else x[:n], train.targets.repeat(views)),
+                          TensorDataset(x[n:], valid.targets))
         learn.features_key = key
     return learn.features

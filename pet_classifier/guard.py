@@ -29,8 +29,9 @@ BELONGS = dict( # keyword of ours -> the function it is given to
     df='label_from_df', folder='label_from_df', file_col='label_from_df', label_col='label_from_df',
     valid_pct='random_split', seed='random_split',
     table='loaders', size='loaders', bs='loaders', augment='loaders', num_workers='loaders', device='loaders', nrows='show_batch',
+    max_rotate='Augment', max_zoom='Augment', max_warp='Augment', max_lighting='Augment', min_scale='Augment',
     dls='pet_learner', arch='pet_learner', weights='pet_learner', metrics='pet_learner', cbs='pet_learner',
-    epochs='fine_tune', lr='fine_tune',
+    head='pet_learner', precision='pet_learner', views='fit_head', epochs='fine_tune', lr='fine_tune', keep_best='fine_tune',
     method='find_lr', start='find_lr', end='find_lr', steps='find_lr', plot='find_lr')
 
 # %% ../nbs/00b_guard.ipynb #a2daef31
@@ -39,10 +40,11 @@ def refuse_unknown(
 ): # `func`, guarded
     "`func`, which then refuses a keyword it does not know, with today's name for it and the function it belongs to"
     known = [p for p in signature(func).parameters if p != 'self']
+    called = func.__qualname__.split('.')[-2 if func.__name__ == '__init__' else -1] # a class is called by its own name
     @wraps(func)
     def checked(*args, **kwargs):
         for name in kwargs:
-            if name not in known: raise TypeError(f'{func.__name__}() has no keyword {name!r}: {_way_out(name, known)}')
+            if name not in known: raise TypeError(f'{called}() has no keyword {name!r}: {_way_out(name, known)}')
         return func(*args, **kwargs)
     return checked
 

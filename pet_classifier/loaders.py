@@ -67,7 +67,8 @@ class PetDL(TfmdDL):
         if len(self.dataset.tls) < 2: return None
         numbers = {label: i for i, label in enumerate(self.dataset.tls[1].vocab)}
         if new := sorted({str(v) for v in self.dataset.items.label if v not in numbers}):
-            raise ValueError(f'labels that are none of the {len(numbers)} classes: {listed(new)}; there are {listed(numbers, 40)}')
+            raise ValueError(f'labels that are none of the {len(numbers)} classes: {listed(new)}; '
+                             f'the classes are {listed(numbers, 40)}')
         return torch.tensor([numbers[label] for label in self.dataset.items.label])
 
     def create_batches(self, samps):

@@ -20,8 +20,7 @@ from torch.nn.functional import interpolate
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from .cache import computed_dir, make_room, picture_ids, touch
-from .images import ImageProblem, open_image
-from .images import _BROKEN, _LIMIT, _check_file, _rgb
+from .images import _BROKEN, _LIMIT, _check_file, _rgb, open_image
 from .storage import replacing
 
 # %% ../nbs/04a_pixels.ipynb #826b776c

@@ -6,7 +6,9 @@
 __all__ = ['ENGINES', 'MANY', 'Answers', 'torch_engine', 'openvino_engine', 'choose_engine']
 
 # %% ../nbs/11a_engine.ipynb #77f5358e
+import copy
 import warnings
+from dataclasses import replace
 from importlib.util import find_spec
 from tempfile import TemporaryDirectory
 from pathlib import Path
@@ -39,11 +41,13 @@ def torch_engine(
     precision:str='auto', # as in `set_precision`
 ): # a function from uint8 pictures (n x 3 x size x size) to probabilities, a numpy array (n x classes)
     "`bundle` answering by torch"
-    answers, able = Answers(bundle).eval(), set_precision(bundle.model, precision).runs_in_bf16
+    network = set_precision(copy.deepcopy(bundle.model), precision)
+    if network.runs_in_bf16:
+        for layer in network[0].modules():
+            if isinstance(layer, (nn.Conv2d, nn.Linear)): layer.to(torch.bfloat16)
+    answers = Answers(replace(bundle, model=network)).eval()
     @torch.inference_mode()
-    def answer(pictures):
-        bundle.model.runs_in_bf16 = able and (len(pictures) > 1 or precision == 'bf16')
-        return answers(pictures.contiguous(memory_format=torch.channels_last)).numpy()
+    def answer(pictures): return answers(pictures.contiguous(memory_format=torch.channels_last)).numpy()
     return answer
 
 # %% ../nbs/11a_engine.ipynb #ebc90321

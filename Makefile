@@ -1,6 +1,7 @@
 # make lesson                            train on the drawn sample, no network but the package index
 # make lesson DATA=pets ARCH=resnet34    the real thing; DATA= takes a folder of your own too
 # make test                              notebooks, package and tests in step; all of them run
+# make bench                             beside plain fastai, on the pictures that PETS_DIR names; under half an hour
 # make notebooks                         open the notebooks in Jupyter
 # make readme                            README.md anew from nbs/index.ipynb
 
@@ -12,15 +13,18 @@ OUT    ?= runs/$(shell date +%Y%m%d-%H%M%S)
 BIN       := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 INSTALLED := .venv/installed
 
-.PHONY: lesson test notebooks readme
+.PHONY: lesson test bench notebooks readme
 
 lesson: $(INSTALLED)
 	$(BIN)/pet-classifier train $(DATA) --arch $(ARCH) --out $(OUT)
 
 test: $(INSTALLED)
-	$(BIN)/ruff check pet_classifier tests setup.py
+	$(BIN)/ruff check pet_classifier tests benchmarks setup.py
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --timing
 	$(BIN)/pytest
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/two_cores.py --json benchmarks/two_cores.json
 
 notebooks: $(INSTALLED)
 	$(BIN)/jupyter lab nbs

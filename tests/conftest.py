@@ -13,6 +13,24 @@ COLORS = dict(red=(210, 50, 50), green=(50, 200, 60), blue=(50, 60, 210))
 TINY = 'test_resnet'  # timm's own network for tests: 0.5 million numbers, with batch-norm
 
 
+@pytest.fixture(scope='session', autouse=True)
+def own_cache(tmp_path_factory):
+    "What is computed and kept lies in a folder of this session, or where `PET_CLASSIFIER_CACHE` says, never in the user's cache"
+    with pytest.MonkeyPatch.context() as patch:
+        if not os.environ.get('PET_CLASSIFIER_CACHE'):
+            patch.setenv('PET_CLASSIFIER_CACHE', str(tmp_path_factory.mktemp('cache')))
+        yield
+
+
+@pytest.fixture
+def fresh_cache(tmp_path, monkeypatch):
+    "The folder of what is computed, empty: for tests that look what is computed"
+    from pet_classifier.cache import computed_dir
+    monkeypatch.setenv('PET_CLASSIFIER_CACHE', str(tmp_path/'fresh-cache'))
+    monkeypatch.delenv('PET_CLASSIFIER_CACHE_GB', raising=False)
+    return computed_dir()
+
+
 @pytest.fixture(scope='session')
 def pets_dir():
     if not os.environ.get('PETS_DIR'): pytest.skip('PETS_DIR is unset')

@@ -13,6 +13,7 @@ from pet_classifier.bundle import check_config, harmless, load_bundle, model_car
 from pet_classifier.labels import label_by_name
 from pet_classifier.learner import pet_learner
 from pet_classifier.loaders import loaders
+from pet_classifier.predict import Predictor
 from pet_classifier.splits import random_split
 
 
@@ -54,6 +55,30 @@ def test_comes_back_as_it_was(learn, saved):
     assert (loaded.mean, loaded.std) == (learn.backbone.mean, learn.backbone.std)
     assert loaded.config['facts'] == dict(error_rate=0.5, seed=2)
     assert {'pet_classifier', 'torch', 'torchvision', 'timm', 'fastai', 'python'} <= loaded.config['versions'].keys()
+
+
+@pytest.fixture(scope='module')
+def with_fastais_head(learn, tmp_path_factory):
+    "A learner with fastai's head, whose answers are not all alike, and its bundle"
+    old = pet_learner(learn.dls, 'test_resnet', 'none', head='fastai', precision='fp32')
+    torch.nn.init.normal_(old.model[1][-1].weight, std=0.2)
+    return old, save_bundle(old, tmp_path_factory.mktemp('old')/'model')
+
+
+@pytest.mark.parametrize('version', [1, 2])
+def test_a_bundle_with_fastais_head_answers_what_its_learner_did(with_fastais_head, tmp_path, version):
+    learn, saved = with_fastais_head
+    bundle = shutil.copytree(saved, tmp_path/'model')
+    if version == 1: config_with(bundle, format_version=1, head=...)  # as it was written before there was another head
+    loaded = load_bundle(bundle)
+    assert loaded.config['head'] == 'fastai' and len(loaded.model[1]) == len(learn.model[1]) > 5
+    answers = Predictor(loaded, precision='fp32').evaluate(learn.dls.valid_ds.items).probs
+    assert answers.std() > 0.05 and answers == pytest.approx(learn.get_preds()[0].numpy(), abs=1e-5)
+
+
+def test_the_format_is_2_and_says_which_head_it_is(saved, with_fastais_head):
+    configs = [json.loads((folder/'config.json').read_text()) for folder in (saved, with_fastais_head[1])]
+    assert [(c['format_version'], c['head']) for c in configs] == [(2, 'linear'), (2, 'fastai')]
 
 
 def test_holds_three_files_and_no_pickle(saved):
@@ -103,7 +128,7 @@ def test_facts_that_json_cannot_hold_are_refused(learn, tmp_path, value):
     (dict(vocab=['a', 1, 'c']), 'vocab of two names'),
     (dict(vocab=['a', '', 'c']), 'vocab of two names'),
     (dict(vocab=['a']), 'vocab of two names'),
-    (dict(vocab=['a', 'b']), 'is not resnet18 for 2 classes; of its tensors 1 differ: 1.8.weight is'),
+    (dict(vocab=['a', 'b']), 'is not resnet18 for 2 classes; of its tensors 2 differ: 1.3.weight is'),
     (dict(std=[1, 1, 0]), 'as std'),
     (dict(std=[1, 1]), 'as std'),
     (dict(mean=[0, float('nan'), 0]), 'as mean'),
@@ -114,8 +139,13 @@ def test_facts_that_json_cannot_hold_are_refused(learn, tmp_path, value):
     (dict(sha256='0'*64), 'model.safetensors.* its hash is another'),
     (dict(format_version=0), 'has format 0, expected 1'),
     (dict(format_version='1'), 'format_version that is str'),
-    (dict(format_version=2, versions=dict(pet_classifier='9.0')), "format 2.*written by version '9.0': pip install --upgrade"),
-    (dict(format_version=2, versions=None), 'format 2.*pip install --upgrade'),
+    (dict(head=...), 'config.json.* lacks head'),
+    (dict(head='bilinear'), "has head 'bilinear', expected one of linear, fastai"),
+    (dict(head=['linear']), 'head that is list, expected str'),
+    (dict(head='fastai'), 'is not resnet18 for 3 classes'),
+    (dict(format_version=1, head=...), 'is not resnet18 for 3 classes'),  # without a word it is fastai's head
+    (dict(format_version=3, versions=dict(pet_classifier='9.0')), "format 3.*written by version '9.0': pip install --upgrade"),
+    (dict(format_version=3, versions=None), 'format 3.*pip install --upgrade'),
 ])
 def test_a_config_that_is_not_as_it_should_be_is_refused(bundle, changed, said):
     with pytest.raises(ValueError, match=said): load_bundle(config_with(bundle, **changed))
@@ -134,9 +164,9 @@ def test_a_key_that_stands_twice_is_refused(bundle):
 
 
 @pytest.mark.parametrize('change, said', [
-    (lambda w: {k: v for k, v in w.items() if k != '1.4.weight'}, "1.4.weight is missing, expected"),
+    (lambda w: {k: v for k, v in w.items() if k != '1.3.weight'}, "1.3.weight is missing, expected"),
     (lambda w: w | {'more': torch.zeros(1)}, r"more is \(1,\), expected none"),
-    (lambda w: w | {'1.8.weight': torch.zeros(4, 512)}, r'1.8.weight is \(4, 512\), expected \(3, 512\)'),
+    (lambda w: w | {'1.3.weight': torch.zeros(4, 1024)}, r'1.3.weight is \(4, 1024\), expected \(3, 1024\)'),
 ])
 def test_other_tensors_are_refused(bundle, change, said):
     with pytest.raises(ValueError, match=said): load_bundle(weights_with(bundle, change))

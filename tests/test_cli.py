@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from pet_classifier.cli import main, parse_lr
 
-COMMANDS = ['sample', 'check', 'train', 'find-lr', 'predict', 'evaluate']
+COMMANDS = ['sample', 'check', 'train', 'find-lr', 'predict', 'evaluate', 'cache']
 
 
 @pytest.fixture
@@ -112,6 +112,7 @@ def test_check_names_broken_files_and_twins(cli, tiny_folder, tmp_path):
     (['predict', '{tmp}', '{data}'], 'no bundle'),
     (['predict', '{bundle}', '{tmp}'], 'no picture in'),
     (['predict', '{bundle}', '{data}', '--top', '4'], 'top=4: expected 1 to 3'),
+    (['predict', '{bundle}', '{data}', '--engine', 'onnx'], "engine='onnx': expected auto, torch or openvino"),
     (['predict', '{bundle}', '{data}', '--csv', '{data}/red_0.jpg/x.csv'], 'x.csv'),
     (['evaluate', '{bundle}', 'nowhere'], 'neither a folder'),
     (['evaluate', '{tmp}', '{data}'], 'no bundle'),

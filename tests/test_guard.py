@@ -6,8 +6,8 @@ import pytest
 
 import pet_classifier.all as ours
 from pet_classifier import labels
-from pet_classifier.head import fit_head
 from pet_classifier.guard import BELONGS, KEYWORDS, refuse_unknown
+from pet_classifier.head import fit_head
 from pet_classifier.learner import pet_learner
 from pet_classifier.loaders import PetLoaders, loaders
 from pet_classifier.lr import find_lr

@@ -1,10 +1,14 @@
 "Batches are what was asked for, in an order that a seed fixes."
+import pandas as pd
 import pytest
 import torch
 from fastai.vision.augment import aug_transforms
 from PIL import Image
 
-from pet_classifier.loaders import default_augment, loaders
+from pet_classifier.augment import default_augment
+from pet_classifier.images import ImageProblem
+from pet_classifier.loaders import loaders, presize
+from pet_classifier.pixels import Squares, read_square
 
 
 def pictures(dl): return torch.cat([x for x, _ in dl])
@@ -48,13 +52,13 @@ def test_without_augmentation_training_pictures_are_size_by_size_and_stay_as_the
     assert torch.equal(one, pictures(dl))
 
 
-@pytest.mark.parametrize('augment, side', [(None, 48), (default_augment(32, do_flip=False), 48), (aug_transforms(size=32), 48),
+@pytest.mark.parametrize('augment, side', [(None, 37), (default_augment(32, do_flip=False), 37), (aug_transforms(size=32), 37),
                                            (aug_transforms(), 32), ([], 32)], ids='default no-flip fastai unsized none'.split())
 def test_transforms_that_make_the_size_get_pictures_to_cut_from(small, augment, side):
     dls = small(augment=augment)
     assert all(dl.one_batch()[0].shape[1:] == (3, 32, 32) for dl in dls.loaders)  # which tells the transforms whose they are
-    assert dls.train.after_item(dls.train_ds[0])[0].shape == (3, side, side)
-    assert dls.valid.after_item(dls.valid_ds[0])[0].shape == (3, 32, 32)
+    squares = [next(dl.create_batches(range(4)))[0] for dl in dls.loaders]  # before any batch transform
+    assert [x.shape for x in squares] == [(4, 3, side, side), (4, 3, 32, 32)] and all(x.dtype == torch.uint8 for x in squares)
 
 
 def test_without_augmentation_no_colour_is_changed(tmp_path, small, tiny_table):
@@ -117,8 +121,107 @@ def test_a_worker_process_gives_the_same_validation_pictures(small):
     dls = small(num_workers=1)
     assert dls.valid.fake_l.num_workers == 1
     assert torch.equal(pictures(dls.valid), pictures(small(num_workers=0).valid))
+    assert len(pictures(dls.train)) == 12
 
 
 @pytest.mark.parametrize('kwargs', [dict(bs=0), dict(size=0)])
 def test_a_batch_or_a_picture_of_nothing_is_refused(tiny_table, kwargs):
     with pytest.raises(ValueError, match=next(iter(kwargs))): loaders(tiny_table, **kwargs)
+
+
+@pytest.mark.parametrize('size', [16, 32, 224])
+def test_training_pictures_are_cut_from_a_seventh_more(size): assert size*1.1 < presize(size) < size*1.2
+
+
+def test_batches_are_what_fetching_picture_by_picture_gives(small, tiny_table):
+    for dl, of_valid in zip(small(augment=[], bs=5).loaders, (False, True)):
+        rows = tiny_table[tiny_table.is_valid == of_valid].reset_index(drop=True)
+        expected = torch.stack([read_square(f, 32) for f in rows.file])
+        for numbers in [0, 3, 2, 5, 1], [4, 4, 0, 1, 2]:
+            x, y = next(dl.create_batches(numbers))
+            assert torch.equal(x, expected[numbers]) and [dl.vocab[i] for i in y] == rows.label[numbers].tolist()
+            dl.squares = None  # and decoded anew
+        x, y = next(iter(dl.new(shuffle=False)))
+        assert torch.equal(x, expected[:5]/255) and [dl.vocab[i] for i in y] == rows.label[:5].tolist()
+        slowly = dl.new(shuffle=False)
+        slowly.side = None  # as fastai does it
+        theirs, labels = next(iter(slowly))
+        assert (x - theirs).abs().mean() < 2/255 and torch.equal(labels, y)
+
+
+def test_training_batches_hold_each_picture_once_with_its_own_label(small, tiny_table):
+    rows = tiny_table[~tiny_table.is_valid]
+    expected = {read_square(f, 32).numpy().tobytes(): label for f, label in zip(rows.file, rows.label)}
+    dls = small(augment=[])
+    seen = [((x*255).round().byte().numpy().tobytes(), dls.vocab[i]) for xs, ys in dls.train for x, i in zip(xs, ys)]
+    assert sorted(seen) == sorted(expected.items())
+
+
+def test_pictures_without_labels_are_batches_of_pictures_alone(small, tiny_table):
+    dl = small().test_dl(tiny_table[['file']].iloc[:7])
+    assert dl.targets is None and not dl.squares
+    batches = list(dl)
+    assert all(len(b) == 1 for b in batches)
+    assert torch.equal(torch.cat([x for x, in batches]), torch.stack([read_square(f, 32) for f in tiny_table.file[:7]])/255)
+
+
+def test_pictures_with_labels_are_tested_with_them(small, tiny_table):
+    rows = tiny_table.iloc[5:14]
+    dl = small().test_dl(rows, with_labels=True)
+    assert [dl.vocab[i] for _, y in dl for i in y] == rows.label.tolist()
+    assert torch.equal(pictures(dl), torch.stack([read_square(f, 32) for f in rows.file])/255)
+
+
+def test_a_label_that_is_no_class_is_named(small, tiny_table):
+    rows = tiny_table.iloc[:3].assign(label=['red', 'mauve', 'ecru'])
+    with pytest.raises(ValueError, match='none of the 3 classes: ecru, mauve; .* blue, green, red'):
+        small().test_dl(rows, with_labels=True).targets  # noqa: B018
+
+
+def test_new_loaders_keep_the_side_and_the_squares_of_the_same_pictures_only(small):
+    dls = small()
+    assert (dls.train.side, dls.valid.side) == (37, 32) and isinstance(dls.train.squares, Squares)
+    again = dls.train.new(shuffle=False)
+    assert again.side == 37 and again.squares is dls.train.squares and again.bs == 4
+    other = dls.train.new(dls.valid_ds)
+    assert other.side == 37 and other.squares is None
+    assert len(list(other)) and len(other.dataset) == 6
+    assert len(other.targets) == 6  # not those of the pictures before
+
+
+def test_a_picture_that_breaks_later_is_named(small, tiny_table, tmp_path):
+    file = tmp_path/'later.png'
+    Image.new('RGB', (40, 40)).save(file)
+    dls = small(tiny_table.assign(file=[file if v else f for f, v in zip(tiny_table.file, tiny_table.is_valid)]))
+    file.write_text('no picture any more')
+    with pytest.raises(ImageProblem, match='later.png: not a picture'): pictures(dls.valid)
+
+
+@pytest.mark.parametrize('part', ['train', 'valid'])
+def test_show_batch_shows_pictures_with_their_labels(small, part):
+    from matplotlib import pyplot as plt
+    plt.close('all')
+    getattr(small(bs=6), part).show_batch(max_n=4)
+    axes = plt.gcf().axes
+    titles = [ax.get_title() for ax in axes if ax.images]
+    assert len(titles) == 4 and set(titles) <= {'red', 'green', 'blue'}
+    assert all(ax.images[0].get_array().shape == (32, 32, 3) for ax in axes if ax.images)
+    plt.close('all')
+
+
+def test_show_batch_unique_shows_one_picture_in_several_ways(small):
+    from matplotlib import pyplot as plt
+    plt.close('all')
+    small(bs=6).show_batch(max_n=4, unique=True)
+    shown = [ax for ax in plt.gcf().axes if ax.images]
+    assert len(shown) == 4 and len({ax.get_title() for ax in shown}) == 1
+    assert len({ax.images[0].get_array().tobytes() for ax in shown}) == 4
+    plt.close('all')
+
+
+def test_a_column_index_of_ones_own_does_not_mix_up_pictures(small, tiny_table):
+    shuffled = tiny_table.sample(frac=1, random_state=3).set_index(pd.Index(range(100, 118)))
+    dls = small(shuffled, augment=[])
+    rows = shuffled[shuffled.is_valid]
+    assert [dls.vocab[i] for _, y in dls.valid for i in y] == rows.label.tolist()
+    assert torch.equal(pictures(dls.valid), torch.stack([read_square(f, 32) for f in rows.file])/255)

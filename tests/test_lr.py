@@ -10,7 +10,7 @@ import torch
 from fastai.torch_core import no_random
 from matplotlib import pyplot as plt
 
-from pet_classifier.features import cached_features, split_head
+from pet_classifier.features import cached_features
 from pet_classifier.learner import pet_learner
 from pet_classifier.lr import METHODS, SuggestedRate, find_lr
 from pet_classifier.progress import history
@@ -27,7 +27,7 @@ THINGS = dict(
     frozen=lambda learn: [p.requires_grad for p in learn.model.parameters()] + [learn.opt.frozen_idx],
     gradients=lambda learn: sum(p.grad.abs().sum().item() for p in learn.model.parameters() if p.grad is not None),
     modes_of_the_body=lambda learn: [m.training for m in learn.model[0].modules()],
-    modes_of_the_head=lambda learn: [m.training for m in split_head(learn.model[1])[1]],
+    modes_of_the_head=lambda learn: [m.training for m in learn.model[1]],
     random_state=lambda learn: random.getstate(),
     numpy_state=lambda learn: [part.tolist() if isinstance(part, np.ndarray) else part for part in np.random.get_state()],
     torch_state=lambda learn: torch.get_rng_state().tolist(),
@@ -40,6 +40,7 @@ THINGS = dict(
     history=lambda learn: history(learn).to_dict(),
 )
 STATES = [(frozen, interrupted) for frozen in ('frozen', 'unfrozen') for interrupted in ('done', 'interrupted')]
+HEADS = 'linear', 'fastai'
 
 
 def seen(learn): return {name: thing(learn) for name, thing in THINGS.items()}
@@ -48,8 +49,8 @@ def seen(learn): return {name: thing(learn) for name, thing in THINGS.items()}
 @pytest.fixture(scope='module')
 def before_and_after(tiny_dls, tiny_weights, tmp_path_factory, raises):
     "What was seen of a learner with a past before and after `find_lr`, frozen or not, that ended well or was interrupted"
-    def look(frozen, interrupted):
-        learn = pet_learner(tiny_dls, 'test_resnet', str(tiny_weights))
+    def look(head, frozen, interrupted):
+        learn = pet_learner(tiny_dls, 'test_resnet', str(tiny_weights), head=head)
         learn.path, learn.scratch = tmp_path_factory.mktemp('work'), tmp_path_factory.mktemp('temporary')
         (learn.path/'notes.txt').write_text('mine')
         if frozen == 'unfrozen': learn.unfreeze()
@@ -63,13 +64,14 @@ def before_and_after(tiny_dls, tiny_weights, tmp_path_factory, raises):
             with pytest.raises(KeyboardInterrupt) if interrupted == 'interrupted' else nullcontext():
                 find_lr(learn, steps=30, plot=False)
         return SimpleNamespace(before=before, after=seen(learn))
-    return {state: look(*state) for state in STATES}
+    return {(head, *state): look(head, *state) for head in HEADS for state in STATES}
 
 
+@pytest.mark.parametrize('head', HEADS)
 @pytest.mark.parametrize('state', STATES, ids='-'.join)
 @pytest.mark.parametrize('thing', THINGS)
-def test_is_afterwards_as_it_was(before_and_after, thing, state):
-    looked = before_and_after[state]
+def test_is_afterwards_as_it_was(before_and_after, thing, state, head):
+    looked = before_and_after[head, *state]
     assert looked.after[thing] == looked.before[thing]
 
 
@@ -104,7 +106,7 @@ def test_records_and_gradients_that_were_not_there_are_not_there_afterwards(lear
     assert all(p.grad is None for p in learn.model.parameters())
 
 
-def test_all_is_as_it_was_when_computing_the_features_is_interrupted(learner, same_random_state):
+def test_all_is_as_it_was_when_computing_the_features_is_interrupted(learner, same_random_state, fresh_cache):
     learn, passed = learner(), []
     learn.model.train()
     def interrupt(*args):
@@ -164,7 +166,7 @@ def test_the_same_seed_gives_the_same_rate_whether_or_not_features_were_there(le
 
 def test_a_loss_that_explodes_at_once_is_said(learner):
     with pytest.raises(ValueError, match='the loss exploded after .* choose a lower start'):
-        find_lr(learner(), plot=False, steps=30, start=1., end=1e6)
+        find_lr(learner(head='fastai'), plot=False, steps=30, start=1., end=1e6)
 
 
 def test_minimum_suggests_no_rate_that_was_not_tried(learner):
@@ -172,11 +174,11 @@ def test_minimum_suggests_no_rate_that_was_not_tried(learner):
 
 
 def test_the_same_seed_gives_the_same_rate(learner):
-    learn = learner()
+    learn = learner(head='fastai')
     cached_features(learn)
     def found(seed): return find_lr(learn, steps=30, plot=False, seed=seed)
     one, other = found(1), found(1)
-    assert one == other and one.losses == other.losses != found(3).losses
+    assert one == other and one.losses == other.losses != found(3).losses  # by dropout
 
 
 @pytest.mark.parametrize('kwargs, said', [
@@ -192,7 +194,7 @@ def test_the_same_seed_gives_the_same_rate(learner):
 def test_what_makes_no_sense_is_refused_before_anything_is_computed(learner, kwargs, said):
     learn = learner()
     with pytest.raises(ValueError, match=said): find_lr(learn, **kwargs)
-    assert not hasattr(learn, 'features')
+    assert not hasattr(learn, 'features_key')
 
 
 def test_the_plot_shows_the_curve_and_the_suggestion():

@@ -31,7 +31,7 @@ def table(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def learn(table):
-    learn = pet_learner(loaders(table, size=32, bs=4), 'resnet18', weights='none')
+    learn = pet_learner(loaders(table, size=32, bs=4), 'resnet18', weights='none', precision='fp32')
     with learn.no_logging(): learn.fit_one_cycle(1, 0.01)
     return learn
 
@@ -41,7 +41,7 @@ def bundle(learn, tmp_path_factory): return save_bundle(learn, tmp_path_factory.
 
 
 @pytest.fixture(scope='module')
-def predictor(bundle): return Predictor(bundle)
+def predictor(bundle): return Predictor(bundle, precision='fp32')  # which says the same in batches of any size
 
 
 @pytest.fixture
@@ -62,7 +62,8 @@ def test_says_what_the_learner_says(learn, predictor, files):
 
 
 def test_says_the_same_in_a_fresh_process(learn, bundle, files):
-    code = ('import sys; from pet_classifier.predict import Predictor; p = Predictor(sys.argv[1]).predict(sys.argv[2]); '
+    code = ('import sys; from pet_classifier.predict import Predictor; '
+            'p = Predictor(sys.argv[1], precision="fp32").predict(sys.argv[2]); '
             'print(*(p.probs[c] for c in sorted(p.probs)))')
     done = subprocess.run([sys.executable, '-c', code, bundle, files[0]], capture_output=True, text=True, check=True)  # noqa: S603
     assert list(map(float, done.stdout.split())) == pytest.approx(learn.get_preds()[0][0].tolist(), abs=1e-5)
@@ -77,7 +78,7 @@ def test_a_prediction_is_sorted_and_reads_well(predictor, files):
 
 
 def test_takes_names_paths_pil_images_and_loaded_bundles(bundle, files):
-    predictor = Predictor(load_bundle(bundle))
+    predictor = Predictor(load_bundle(bundle), precision='fp32')
     expected = predictor.predict(files[1]).probs
     assert predictor.predict(str(files[1])).probs == expected
     assert predictor.predict(Image.open(files[1])).probs == expected  # one that lies on its side

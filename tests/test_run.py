@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from fastai.learner import Learner
 from PIL import Image
 from safetensors.torch import load_file
 
 from pet_classifier.features import fingerprint
 from pet_classifier.labels import label_by_name
 from pet_classifier.predict import Predictor
-from pet_classifier.run import better, check_out, labelled_table, train_run, train_stages
+from pet_classifier.run import check_out, labelled_table, train_run, train_stages
 from pet_classifier.splits import load_split, random_split, save_split
-from pet_classifier.training import fine_tune
+from pet_classifier.training import better, fine_tune, load_stage
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ def test_fine_tuning_that_spoils_the_weights_is_taken_back(quick, monkeypatch):
     heads, said = [], []
     def spoil(learn, epochs, lr, seed):
         heads.append((tuple(learn.validate()), fingerprint(learn.model)))
-        fine_tune(learn, epochs, 10., seed)
+        return fine_tune(learn, epochs, 10., seed)
     monkeypatch.setattr('pet_classifier.run.fine_tune', spoil)
     out, metrics = quick(head_epochs=20, say=said.append)
     (_, error), kept = heads[0]
@@ -107,16 +108,26 @@ def test_fine_tuning_that_spoils_the_weights_is_taken_back(quick, monkeypatch):
 def test_fine_tuning_that_makes_it_better_is_kept(learner, monkeypatch):
     learn, said = learner(), []
     def improve(learn, *args, **kwargs):
-        learn.epoch_table.rows.append(dict(stage='fine-tune', valid_loss=0., error_rate=0.))
+        learn.model[1][-1].bias.data += 1
+        return True
     monkeypatch.setattr('pet_classifier.run.fine_tune', improve)
     assert train_stages(learn, 1, 1, slice(1e-5, 1e-4), 2, said.append) == 'fine-tuned'
     assert not any('worse' in s for s in said)
+    kept = fingerprint(learn.model)
+    load_stage(learn, 'head')
+    assert fingerprint(learn.model) != kept
+    load_stage(learn, 'fine-tuned')
+    assert fingerprint(learn.model) == kept
 
 
 def test_the_stages_are_compared_without_predicting_the_validation_pictures_again(learner, monkeypatch):
-    learn = learner()
-    monkeypatch.setattr(learn, 'validate', lambda: pytest.fail('the last epoch has said it already'))
-    assert train_stages(learn, 1, 1, slice(1e-5, 1e-4), 2, lambda text: None) in ('head', 'fine-tuned')
+    learn, validate, asked = learner(), Learner.validate, []
+    def counted(self, *args, **kwargs):
+        asked.append(1)
+        return validate(self, *args, **kwargs)
+    monkeypatch.setattr(Learner, 'validate', counted)
+    assert train_stages(learn, 1, 2, slice(1e-5, 1e-4), 2, lambda text: None) in ('head', 'fine-tuned')
+    assert len(asked) == 1  # before fine-tuning; each epoch says by itself what it reached
 
 
 @pytest.mark.parametrize('make, error, said', [

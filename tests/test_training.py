@@ -3,14 +3,26 @@ import json
 
 import pytest
 import torch
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelFitException
+from fastai.metrics import accuracy, error_rate
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from pet_classifier.features import fingerprint
+from pet_classifier.head import fit_head
 from pet_classifier.learner import frozen_groups, pet_learner
 from pet_classifier.loaders import loaders
-from pet_classifier.training import check_rates, fine_tune, group_rates, load_stage, save_stage, stage_file
+from pet_classifier.progress import history
+from pet_classifier.training import (
+    better,
+    check_rates,
+    fine_tune,
+    group_rates,
+    judged,
+    load_stage,
+    save_stage,
+    stage_file,
+)
 
 RATES = [(1e-3, [1e-3]*3), (slice(1e-3), [1e-4, 1e-4, 1e-3]), (slice(1e-6, 1e-4), [1e-6, 1e-5, 1e-4]),
          (slice(1e-4, 1e-4), [1e-4]*3)]
@@ -72,9 +84,106 @@ def test_no_epochs_are_refused_and_nothing_is_unfrozen(learner, epochs):
 def test_the_same_seed_makes_the_same_weights_and_leaves_the_random_state(learner, same_random_state):
     def trained(seed):
         learn = learner()
-        with same_random_state(): fine_tune(learn, 1, seed=seed)
+        with same_random_state(): fine_tune(learn, 1, seed=seed, keep_best=False)
         return fingerprint(learn.model)
     assert trained(1) == trained(1) != trained(3)
+
+
+def state(learn): return {k: v.clone() for k, v in learn.model.state_dict().items()}
+
+
+def equal(a, b): return a.keys() == b.keys() and all(torch.equal(v, b[k]) for k, v in a.items())
+
+
+class Each(Callback):
+    "The weights at the end of each epoch"
+    order = 60
+    def before_fit(self): self.weights = []
+    def after_epoch(self): self.weights.append(state(self.learn))
+
+
+@pytest.mark.parametrize('head', ['linear', 'fastai'])
+@pytest.mark.parametrize('lr', [10., slice(1., 1e6)])
+def test_a_rate_that_destroys_ends_with_exactly_the_weights_it_began_with(learner, lr, head):
+    learn = learner(head=head)
+    fit_head(learn, 30)
+    before, reached = state(learn), list(learn.validate())
+    assert fine_tune(learn, 3, lr) is False
+    assert equal(state(learn), before) and list(learn.validate()) == reached
+    assert history(learn).stage.tolist() == ['head']*30 + ['fine-tune']*3  # what was tried is in the history
+    destroyed = learner(head=head)
+    fit_head(destroyed, 30)
+    assert fine_tune(destroyed, 3, lr, keep_best=False) is False and not equal(state(destroyed), before)
+
+
+def test_a_rate_that_improves_is_said_to_and_ends_as_good_as_its_best_epoch(learner):
+    learn = learner(precision='fp32')
+    began, before = judged(learn, learn.validate()), state(learn)
+    assert fine_tune(learn, 8, 1e-2) is True
+    ended = judged(learn, learn.validate())
+    assert ended[0] < 0.95*began[0] and better(began, ended) and not equal(state(learn), before)
+    rows = history(learn)
+    epochs = list(zip(rows.valid_loss, rows.error_rate))
+    assert ended == pytest.approx(min(epochs, key=lambda e: e[::-1]), abs=1e-4)
+
+
+@pytest.mark.parametrize('values, kept', [
+    ([(1, .5), (1, .4), (1, .2), (1, .3)], 1), ([(1, .5), (1, .4), (9, .2), (.1, .3)], 1),
+    ([(1, .5), (1, .4), (1, .3), (1, .2)], 2), ([(1, .5), (1, .2), (1, .3), (1, .4)], 0),
+    ([(1, .5), (.9, .5), (.7, .5), (.8, .5)], 1), ([(1, .5), (1, .4), (1, .4), (1, .5)], 1),
+    ([(1, .5), (1, .6), (.1, .7), (1, .51)], None), ([(1, .5), (1.1, .5), (1.2, .5), (1.3, .5)], None),
+    ([(1, .5), (float('nan'), .5), (float('nan'), .6), (2, .6)], None), ([(1, .5), (1, .3), (float('nan'), .3), (1, .4)], 0),
+    ([(1, .0), (1, .0), (2, .0), (2, .0)], 0)], ids=str)
+def test_the_best_epoch_is_kept_wherever_it_lies(learner, monkeypatch, values, kept):
+    learn, said = learner(cbs=Each()), iter(values)
+    before = state(learn)
+    monkeypatch.setattr('pet_classifier.training.judged', lambda learn, values: next(said))
+    assert fine_tune(learn, 3, 1e-3) is (kept is not None)
+    epochs = [before, *learn.each.weights]
+    assert not any(equal(a, b) for a, b in zip(epochs, epochs[1:]))
+    assert equal(state(learn), before if kept is None else learn.each.weights[kept])
+
+
+@pytest.mark.parametrize('last, helped', [((1, .4), True), ((.9, .5), True), ((1, .5), True), ((1.1, .5), False),
+                                          ((.1, .6), False)])
+def test_without_keep_best_the_last_epoch_stays_and_is_compared_with_the_beginning(learner, monkeypatch, last, helped):
+    learn, said = learner(cbs=Each()), [(1, .5), last]
+    monkeypatch.setattr('pet_classifier.training.judged', lambda learn, values: said.pop(0))
+    assert fine_tune(learn, 2, 1e-3, keep_best=False) is helped and not said
+    assert equal(state(learn), learn.each.weights[-1])
+
+
+def test_what_is_compared_is_the_validation_loss_and_the_error_rate(learner):
+    for metrics, at in ([], None), ([error_rate], 1), ([accuracy, error_rate], 2):
+        learn = learner(metrics=metrics)
+        fit_head(learn, 3)
+        values = list(learn.validate())
+        assert judged(learn, learn.validate()) == (values[0], values[at] if at else 0)
+        learn.fit(1)
+        row = history(learn).iloc[-1]
+        assert judged(learn, learn.recorder.values[-1][1:]) == pytest.approx((row.valid_loss, row.get('error_rate', 0)))
+
+
+def test_a_learner_that_measures_no_error_goes_by_the_loss(learner):
+    learn = learner(metrics=[accuracy], precision='fp32')
+    assert fine_tune(learn, 4, 1e-2) is True
+    assert learn.validate()[0] == pytest.approx(history(learn).valid_loss.min(), abs=1e-4)
+
+
+def test_a_fit_that_is_ended_early_keeps_the_best_too(learner, raises, monkeypatch):
+    said = iter([(1, .5), (1, .3), (1, .4)])
+    learn = learner(cbs=[Each(), raises(CancelFitException, at=8)])  # in the third epoch of three batches each
+    monkeypatch.setattr('pet_classifier.training.judged', lambda learn, values: next(said))
+    assert fine_tune(learn, 5, 1e-3) is True
+    assert len(learn.each.weights) == 2 and equal(state(learn), learn.each.weights[0])
+
+
+@pytest.mark.parametrize('error', [KeyboardInterrupt, ValueError])
+def test_after_an_error_the_learner_has_its_callbacks_as_before(learner, raises, error):
+    learn = learner(cbs=raises(error))
+    before = list(learn.cbs)
+    with pytest.raises(error): fine_tune(learn, 2, 1e-3)
+    assert list(learn.cbs) == before
 
 
 @pytest.mark.parametrize('frozen', [0, 1, 2])
@@ -84,7 +193,7 @@ def test_a_stage_comes_back_exactly_with_what_was_frozen(learner, frozen):
     learn.freeze_to(frozen)
     kept = fingerprint(learn.model)
     assert save_stage(learn, 'stage-1') == learn.path/'models'/'stage-1.safetensors'
-    fine_tune(learn, 1, 1e-2)
+    fine_tune(learn, 1, 1e-2, keep_best=False)
     learn.freeze_to(2 - frozen)
     assert fingerprint(learn.model) != kept
     load_stage(learn, 'stage-1')
@@ -110,12 +219,13 @@ def test_loading_a_stage_drops_the_momentum_of_other_weights(learner):
 
 def test_a_body_that_a_stage_froze_again_does_not_move(learner):
     learn = learner()
+    was = fingerprint(learn.model[0])
     save_stage(learn, 'head')
-    fine_tune(learn, 1, 1e-3)
+    fine_tune(learn, 1, 1e-3, keep_best=False)
+    assert fingerprint(learn.model[0]) != was
     load_stage(learn, 'head')
-    kept = fingerprint(learn.model[0])
     learn.fit(1, 1e-2)
-    assert fingerprint(learn.model[0]) == kept
+    assert fingerprint(learn.model[0]) == was
 
 
 def test_a_stage_holds_tensors_and_how_much_is_frozen(learner):
@@ -151,9 +261,9 @@ def test_a_safetensors_file_of_others_is_refused(saved, meta):
 
 
 @pytest.mark.parametrize('change, said', [
-    (lambda state: {k: v for k, v in state.items() if k != '1.8.weight'}, '1 tensors differ .* such as 1.8.weight'),
+    (lambda state: {k: v for k, v in state.items() if k != '1.3.weight'}, '1 tensors differ .* such as 1.3.weight'),
     (lambda state: state | {'more': torch.zeros(1)}, '1 tensors differ .* such as more'),
-    (lambda state: state | {'1.8.weight': torch.zeros(4, 512)}, '1 tensors differ .* such as 1.8.weight'),
+    (lambda state: state | {'1.3.weight': torch.zeros(4, 512)}, '1 tensors differ .* such as 1.3.weight'),
 ])
 def test_other_tensors_are_refused(saved, change, said):
     learn, file = saved
@@ -189,7 +299,7 @@ def test_a_name_with_folders_is_refused(learner, name):
 def test_a_full_disk_leaves_the_old_stage(saved, monkeypatch):
     learn, file = saved
     kept, data = fingerprint(learn.model), file.read_bytes()
-    fine_tune(learn, 1, 1e-2)
+    fine_tune(learn, 1, 1e-2, keep_best=False)
     def full(fd): raise OSError(28, 'No space left on device')
     monkeypatch.setattr('os.fsync', full)
     with pytest.raises(OSError, match='No space left'): save_stage(learn, 'a')
@@ -200,8 +310,10 @@ def test_a_full_disk_leaves_the_old_stage(saved, monkeypatch):
 
 def test_saving_again_replaces(saved):
     learn, file = saved
-    fine_tune(learn, 1, 1e-2)
+    first = fingerprint(learn.model)
+    fine_tune(learn, 1, 1e-2, keep_best=False)
     kept = fingerprint(learn.model)
     save_stage(learn, 'a')
+    fine_tune(learn, 1, 1e-2, keep_best=False)
     load_stage(learn, 'a')
-    assert fingerprint(learn.model) == kept and frozen_groups(learn) == 0
+    assert fingerprint(learn.model) == kept != first and frozen_groups(learn) == 0

@@ -1,0 +1,231 @@
+"Every engine gives the same answers; the one that is not installed says so, and is never chosen by itself."
+import json
+from importlib.util import find_spec
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pet_classifier import engine
+from pet_classifier.bundle import load_bundle, save_bundle
+from pet_classifier.cli import main
+from pet_classifier.engine import ENGINES, MANY, Answers, choose_engine, openvino_engine, torch_engine
+from pet_classifier.predict import Predictor
+
+needs_openvino = pytest.mark.skipif(find_spec('openvino') is None, reason='OpenVINO is not installed')
+
+
+@pytest.fixture(scope='module', params=['linear', 'fastai'])
+def folder(request, tiny_dls, tiny_weights, tmp_path_factory):
+    "A bundle whose answers are not all alike"
+    from pet_classifier.learner import pet_learner
+    learn = pet_learner(tiny_dls, 'test_resnet', str(tiny_weights), head=request.param)
+    torch.manual_seed(0)
+    torch.nn.init.normal_(learn.model[1][-1].weight, std=dict(linear=0.5, fastai=0.01)[request.param])
+    return save_bundle(learn, tmp_path_factory.mktemp('saved')/'model')
+
+
+@pytest.fixture
+def bundle(folder): return load_bundle(folder)
+
+
+@pytest.fixture(scope='module')
+def squares(): return torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def expected(bundle, squares):
+    "What the network says of pictures on a scale of 0 to 1, normalised, one by one"
+    mean, std = (torch.tensor(s).view(3, 1, 1) for s in (bundle.mean, bundle.std))
+    with torch.no_grad(): probs = torch.cat([bundle.model((x[None]/255 - mean)/std).softmax(1) for x in squares]).numpy()
+    assert probs.std() > 0.05 and np.ptp(probs, axis=0).max() > 0.02  # of each picture others
+    return probs
+
+
+def absent(monkeypatch): monkeypatch.setattr(engine, 'find_spec', lambda name: None)
+def present(monkeypatch): monkeypatch.setattr(engine, 'find_spec', lambda name: SimpleNamespace(name=name))
+
+
+def test_answers_are_probabilities_of_what_the_network_sees(bundle, squares, expected):
+    with torch.no_grad(): probs = Answers(bundle).eval()(squares)
+    assert np.allclose(probs.numpy(), expected, atol=1e-5) and torch.allclose(probs.sum(1), torch.ones(6), atol=1e-5)
+
+
+def test_torch_gives_the_networks_answers_in_batches_of_any_size(bundle, squares, expected):
+    answer = torch_engine(bundle, 'fp32')
+    for n in 6, 1, 2:
+        probs = np.concatenate([answer(squares[i:i+n]) for i in range(0, 6, n)])
+        assert probs.dtype == np.float32 and np.allclose(probs, expected, atol=1e-5)
+    assert np.allclose(answer(squares.contiguous(memory_format=torch.channels_last)), expected, atol=1e-5)
+    assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+
+
+@pytest.mark.parametrize('precision, able, of_one, of_two', [
+    ('auto', True, False, True), ('auto', False, False, False), ('bf16', False, True, True), ('fp32', True, False, False)])
+def test_a_single_picture_is_computed_in_float32_unless_bf16_is_asked_for(bundle, squares, expected, monkeypatch, precision, able,
+                                                                          of_one, of_two):
+    monkeypatch.setattr('pet_classifier.precision.has_bf16', lambda device='cpu': able)
+    answer, seen = torch_engine(bundle, precision), []
+    bundle.model[0].model.layer1.register_forward_hook(lambda m, x, out: seen.append(out.dtype == torch.bfloat16))
+    probs = [answer(squares[:n]) for n in (1, 2, 1)]
+    assert seen == [of_one, of_two, of_one]
+    assert all(np.allclose(p, expected[:len(p)], atol=0.1 if fast else 1e-5) for p, fast in zip(probs, seen))
+
+
+@pytest.mark.parametrize('make', ENGINES.values())
+def test_an_unknown_precision_is_refused(bundle, make):
+    with pytest.raises(ValueError, match="precision='fp16': expected one of auto, bf16, fp32"): make(bundle, 'fp16')
+
+
+@pytest.mark.parametrize('name, n, there, chosen', [
+    ('auto', 1, True, 'torch'), ('auto', MANY-1, True, 'torch'), ('auto', MANY, True, 'openvino'),
+    ('auto', 10**6, False, 'torch'), ('torch', 10**6, True, 'torch'), ('torch', 1, False, 'torch'),
+    ('openvino', 1, True, 'openvino')])
+def test_the_engine_that_is_chosen(monkeypatch, name, n, there, chosen):
+    (present if there else absent)(monkeypatch)
+    assert choose_engine(name, n) == chosen
+
+
+@pytest.mark.parametrize('name', ['onnx', '', 'OpenVINO', None])
+def test_an_unknown_engine_is_refused_before_the_bundle_is_opened(name):
+    said = f'engine={name!r}: expected auto, torch or openvino'
+    with pytest.raises(ValueError, match=said): choose_engine(name, 1)
+    with pytest.raises(ValueError, match=said): Predictor('nowhere', engine=name)
+
+
+def test_openvino_that_is_not_installed_is_refused_with_what_to_do(folder, monkeypatch, tmp_path, capsys):
+    absent(monkeypatch)
+    said = r"engine='openvino': OpenVINO is not installed; pip install 'pet-classifier\[openvino\]', or take 'torch'"
+    with pytest.raises(ValueError, match=said): choose_engine('openvino', 1)
+    with pytest.raises(ValueError, match=said): Predictor(folder, engine='openvino')
+    assert main(['predict', str(folder), str(tmp_path/'a.jpg'), '--engine', 'openvino']) == 2
+    out, err = capsys.readouterr()
+    assert not out and err.startswith("error: engine='openvino': OpenVINO is not installed")
+
+
+def test_a_predictor_goes_by_the_number_of_pictures_and_makes_an_engine_once(folder, tiny_table, monkeypatch):
+    made, asked = [], []
+    def fake(name):
+        def make(bundle, precision):
+            made.append((name, precision))
+            def answer(pictures):
+                asked.append((name, len(pictures)))
+                return np.full((len(pictures), 3), 1/3, np.float32)
+            return answer
+        return make
+    present(monkeypatch)
+    monkeypatch.setattr(engine, 'MANY', 5)
+    for name in ENGINES: monkeypatch.setitem(ENGINES, name, fake(name))
+    predictor, files = Predictor(folder, precision='fp32'), tiny_table.file.tolist()
+    assert not made  # nothing before a picture comes
+    predictor.predict_files(files[:4], bs=3)
+    predictor.predict_files(files[:5], bs=3)
+    predictor.predict(files[0])
+    predictor.evaluate(tiny_table.iloc[:6], bs=4)
+    assert asked == [('torch', 3), ('torch', 1), ('openvino', 3), ('openvino', 2), ('torch', 1), ('openvino', 4), ('openvino', 2)]
+    assert made == [('torch', 'fp32'), ('openvino', 'fp32')]
+
+
+def test_the_command_line_passes_the_engine_on(folder, tiny_folder, monkeypatch, capsys):
+    seen, really = [], Predictor.__init__
+    def init(self, bundle, engine='auto', precision='auto'):
+        seen.append(engine)
+        really(self, bundle, 'torch', precision)
+    monkeypatch.setattr(Predictor, '__init__', init)
+    for words in [], ['--engine', 'openvino']: assert main(['predict', str(folder), str(tiny_folder/'red_0.jpg'), *words]) == 0
+    assert seen == ['auto', 'openvino'] and capsys.readouterr().out.count('red_0.jpg') == 2
+
+
+@needs_openvino
+def test_openvino_gives_the_networks_answers_in_batches_of_any_size(bundle, squares, expected, fresh_cache):
+    answer = openvino_engine(bundle, 'fp32')
+    for n in 6, 1, 2:
+        probs = np.concatenate([answer(squares[i:i+n]) for i in range(0, 6, n)])
+        assert probs.dtype == np.float32 and np.allclose(probs, expected, atol=1e-4)
+    first = answer(squares[:2])
+    kept = first.copy()
+    answer(squares[2:4])
+    assert np.array_equal(first, kept)  # and is no window on the engine's own memory
+    assert np.allclose(answer(squares.contiguous(memory_format=torch.channels_last)), expected, atol=1e-4)
+
+
+@needs_openvino
+@pytest.mark.parametrize('precision', ['auto', 'bf16'])
+def test_openvino_in_the_other_precisions_is_near(bundle, squares, expected, precision):
+    assert np.allclose(openvino_engine(bundle, precision)(squares), expected, atol=0.1)
+
+
+@needs_openvino
+def test_both_engines_of_a_bundle_leave_each_other_alone(bundle, squares, expected):
+    one = torch_engine(bundle, 'bf16')
+    fast = one(squares)
+    other = openvino_engine(bundle, 'fp32')
+    assert np.array_equal(one(squares), fast) and np.allclose(other(squares), expected, atol=1e-4)
+    assert np.allclose(torch_engine(bundle, 'fp32')(squares), expected, atol=1e-5)
+
+
+@pytest.fixture
+def conversions(monkeypatch, fresh_cache):
+    "A list with an entry for each network that was converted"
+    seen, really = [], engine._convert
+    def convert(bundle):
+        seen.append(bundle.config['sha256'])
+        return really(bundle)
+    monkeypatch.setattr(engine, '_convert', convert)
+    return seen
+
+
+@needs_openvino
+def test_a_network_is_converted_once(folder, squares, expected, conversions, fresh_cache):
+    for _ in range(2): assert np.allclose(openvino_engine(load_bundle(folder), 'fp32')(squares), expected, atol=1e-4)
+    assert len(conversions) == 1
+    kept, = fresh_cache.iterdir()
+    assert kept.name.startswith('openvino-')
+    kept.write_bytes(kept.read_bytes()[:-10])
+    assert np.allclose(openvino_engine(load_bundle(folder), 'fp32')(squares), expected, atol=1e-4)
+    assert len(conversions) == 2 and len(list(fresh_cache.iterdir())) == 1
+
+
+@needs_openvino
+def test_other_weights_are_converted_anew(folder, squares, conversions, tmp_path):
+    from hashlib import sha256
+
+    from safetensors.torch import save_file
+    one = openvino_engine(load_bundle(folder), 'fp32')(squares)
+    state = load_file(folder/'model.safetensors')
+    last = sorted(k for k in state if k.startswith('1.') and k.endswith('.weight'))[-1]
+    other = tmp_path/'other'
+    other.mkdir()
+    save_file(state | {last: -state[last]}, other/'model.safetensors')
+    config = json.loads((folder/'config.json').read_text())
+    digest = sha256((other/'model.safetensors').read_bytes()).hexdigest()
+    (other/'config.json').write_text(json.dumps(config | dict(sha256=digest)))
+    two = openvino_engine(load_bundle(other), 'fp32')(squares)
+    assert len(conversions) == 2 and not np.allclose(one, two, atol=1e-2)
+
+
+@needs_openvino
+@pytest.mark.parametrize('change', [dict(mean=[0.1, 0.2, 0.3]), dict(std=[1.5, 1.2, 1.1]), dict(size=48)], ids=str)
+def test_the_same_weights_with_other_numbers_in_the_config_are_another_network(folder, conversions, tmp_path, change):
+    import shutil
+    openvino_engine(load_bundle(folder), 'fp32')
+    other = shutil.copytree(folder, tmp_path/'other')
+    config = json.loads((other/'config.json').read_text())
+    (other/'config.json').write_text(json.dumps(config | change))
+    bundle = load_bundle(other)
+    x = torch.randint(0, 256, (3, 3, bundle.size, bundle.size), dtype=torch.uint8)
+    assert np.allclose(openvino_engine(bundle, 'fp32')(x), torch_engine(bundle, 'fp32')(x), atol=1e-4)
+
+
+@needs_openvino
+def test_without_room_it_answers_all_the_same(bundle, squares, expected, conversions, fresh_cache, monkeypatch):
+    monkeypatch.setenv('PET_CLASSIFIER_CACHE_GB', '0')
+    assert np.allclose(openvino_engine(bundle, 'fp32')(squares), expected, atol=1e-4) and not list(fresh_cache.iterdir())
+
+
+@needs_openvino
+def test_a_predictor_says_the_same_by_either(folder, tiny_table):
+    ours, theirs = (Predictor(folder, engine=e, precision='fp32').evaluate(tiny_table, bs=4) for e in ('torch', 'openvino'))
+    assert ours.files == theirs.files and np.allclose(ours.probs, theirs.probs, atol=1e-4)

@@ -1,0 +1,301 @@
+"The square is the one that Pillow would cut, whatever the file is; and what is kept of it is right or made anew."
+import os
+import subprocess
+import sys
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from pet_classifier import pixels
+from pet_classifier.cache import clear_cache
+from pet_classifier.drawing import draw_pet
+from pet_classifier.images import ImageProblem, list_images
+from pet_classifier.pixels import Squares, read_pixels, read_square, read_squares, square
+
+
+def pillows(file, size):
+    "The square in the middle as Pillow makes it, uint8, 3 x size x size"
+    with Image.open(file) as im: im = ImageOps.exif_transpose(im).convert('RGB')
+    side = min(im.size)
+    left, top = (im.width - side)//2, (im.height - side)//2
+    im = im.resize((size, size), Image.Resampling.BILINEAR, (left, top, left + side, top + side))
+    return torch.from_numpy(np.array(im)).permute(2, 0, 1)
+
+
+def far(a, b): return (a.float() - b.float()).abs().mean().item()
+
+
+def textured(width, height, seed=0):
+    "A picture of which no two parts are alike"
+    noise = np.random.default_rng(seed).integers(0, 255, (height//4, width//4, 3), np.uint8)
+    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def files(tmp_path):
+    "Seven pictures of their own, each of another kind"
+    made = []
+    for i, (w, h) in enumerate([(60, 40), (40, 60), (50, 50), (33, 90), (91, 34), (16, 16), (200, 150)]):
+        made.append(tmp_path/'own'/f'{i}{(".png", ".jpg")[i % 2]}')
+        made[-1].parent.mkdir(exist_ok=True)
+        textured(w, h, i).save(made[-1])
+    return made
+
+
+def test_fits_what_pillow_does_on_made_up_pictures(files):
+    for f in files:
+        for size in 16, 24, 37:
+            ours, theirs = read_square(f, size), pillows(f, size)
+            assert ours.shape == (3, size, size) and ours.dtype == torch.uint8 and far(ours, theirs) < 2
+            assert far(ours, theirs.flip(-1)) > 10 < far(ours, theirs.transpose(1, 2))
+
+
+def test_fits_what_pillow_does_on_drawn_pets(tmp_path):
+    for i, breed in enumerate(['pug', 'Bengal', 'samoyed']):
+        draw_pet(breed, seed=i).save(file := tmp_path/f'{breed}.jpg')
+        assert far(read_square(file, 64), pillows(file, 64)) < 2
+
+
+def test_fits_what_pillow_does_on_real_pets(pets_dir):
+    files = list_images(pets_dir)[::12]
+    for size in 64, 224: assert max(far(read_square(f, size), pillows(f, size)) for f in files) < 2
+
+
+@pytest.mark.parametrize('name, tolerance', [('a.png', 0), ('a.jpg', 3)])
+@pytest.mark.parametrize('orientation', range(1, 9))
+def test_a_phone_photo_is_put_upright(tmp_path, name, tolerance, orientation):
+    upright, exif = textured(64, 48), Image.Exif()
+    back = {1: None, 2: 'FLIP_LEFT_RIGHT', 3: 'ROTATE_180', 4: 'FLIP_TOP_BOTTOM', 5: 'TRANSPOSE', 6: 'ROTATE_90', 7: 'TRANSVERSE',
+            8: 'ROTATE_270'}[orientation]
+    exif[0x0112] = orientation
+    lying = upright if back is None else upright.transpose(Image.Transpose[back])
+    lying.save(tmp_path/name, exif=exif, **(dict(quality=95, subsampling=0) if name == 'a.jpg' else {}))
+    expected = torch.from_numpy(np.array(upright)).permute(2, 0, 1)
+    assert read_pixels(tmp_path/name).shape == (3, 48, 64) and far(read_pixels(tmp_path/name), expected) <= tolerance
+    with Image.open(tmp_path/name) as im: assert torch.equal(read_square(im, 32), square(read_pixels(tmp_path/name), 32))
+
+
+@pytest.mark.parametrize('mode', ['L', 'CMYK', 'RGB'])
+def test_a_jpeg_of_any_mode_has_its_colours(tmp_path, mode):
+    colour = dict(L=100, CMYK=(0, 255, 255, 0), RGB=(10, 200, 60))[mode]
+    Image.new(mode, (40, 30), colour).save(tmp_path/'a.jpg', quality=95)
+    expected = dict(L=(100,)*3, CMYK=(255, 0, 0), RGB=(10, 200, 60))[mode]
+    x = read_square(tmp_path/'a.jpg', 16)
+    assert x.shape == (3, 16, 16) and far(x, torch.tensor(expected).view(3, 1, 1).expand_as(x)) < 4
+
+
+def test_what_is_transparent_is_white(tmp_path):
+    im = Image.new('P', (40, 40), 1)
+    im.putpalette([255, 0, 0, 0, 0, 255])
+    im.paste(0, (0, 0, 40, 20))
+    im.save(tmp_path/'palette.png', transparency=0)
+    Image.new('RGBA', (40, 40), (0, 255, 0, 0)).save(tmp_path/'alpha.png')
+    x = read_square(tmp_path/'palette.png', 40)
+    assert (x[:, :19] == 255).all() and (x[:, 21:] == torch.tensor([0, 0, 255]).view(3, 1, 1)).all()
+    assert (read_square(tmp_path/'alpha.png', 20) == 255).all()
+
+
+def test_sixteen_bits_are_scaled(tmp_path):
+    Image.fromarray(np.full((30, 30), 257*100, np.uint16)).save(tmp_path/'a.png')
+    assert (read_square(tmp_path/'a.png', 20) == 100).all()
+
+
+@pytest.mark.parametrize('format, name', [('PNG', 'a.jpg'), ('JPEG', 'a.png'), ('WEBP', 'a.jpeg'), ('GIF', 'a.jpg'), ('BMP', 'b'),
+                                          ('TIFF', 'a.JPG')])
+def test_the_content_decides_and_not_the_suffix(tmp_path, format, name):
+    textured(60, 40).save(tmp_path/name, format)
+    assert far(read_square(tmp_path/name, 24), pillows(tmp_path/name, 24)) < 2
+    assert torch.equal(read_square(str(tmp_path/name), 24), read_square(tmp_path/name, 24))
+
+
+@pytest.mark.parametrize('share', [0.02, 0.3, 0.7, 0.95])
+@pytest.mark.parametrize('kwargs', [{}, dict(progressive=True)])
+def test_a_truncated_jpeg_is_named_with_its_reason(tmp_path, share, kwargs):
+    textured(320, 240).save(file := tmp_path/'cut.jpg', **kwargs)
+    data = file.read_bytes()
+    file.write_bytes(data[:int(share*len(data))])
+    with pytest.raises(ImageProblem, match='cut.jpg: (broken or cut off|not a picture)'): read_square(file, 32)
+    with pytest.raises(ImageProblem, match='cut.jpg: '): read_squares([file], 32)
+
+
+@pytest.mark.parametrize('make, reason', [
+    (lambda f: None, 'not there'), (lambda f: f.touch(), 'empty'), (lambda f: f.mkdir(), 'a folder'),
+    (lambda f: f.write_text('not a picture'), 'not a picture'),
+    (lambda f: f.write_bytes(b'\xff\xd8\xff\xe0'), 'broken|not a picture'),
+    (lambda f: f.symlink_to('nowhere'), 'a link to a file that is not there')])
+def test_what_is_no_picture_is_named_with_its_reason(tmp_path, make, reason):
+    make(tmp_path/'a.jpg')
+    with pytest.raises(ImageProblem, match=f'a.jpg: ({reason})'): read_pixels(tmp_path/'a.jpg')
+
+
+@pytest.mark.parametrize('name', ['bomb.jpg', 'bomb.png'])
+def test_a_bomb_is_refused_before_it_is_decoded(tmp_path, monkeypatch, name):
+    Image.new('L', (11_000, 9_500)).save(tmp_path/name)
+    monkeypatch.setattr(pixels, 'decode_jpeg', lambda *args: pytest.fail('decoded'))
+    monkeypatch.setattr(Image.Image, 'convert', lambda *args: pytest.fail('decoded'))
+    with pytest.raises(ImageProblem, match=f'{name}: too large'): read_square(tmp_path/name, 32)
+
+
+def test_a_square_of_the_right_size_is_left_as_it_is():
+    x = torch.randint(0, 255, (3, 20, 31), dtype=torch.uint8)
+    assert torch.equal(square(x, 20), x[:, :, 5:25])
+    assert square(x[:, :1, :1], 8).shape == (3, 8, 8) and (square(x[:, :1, :1], 8) == x[:, :1, :1]).all()
+
+
+def test_the_order_is_kept(files):
+    many = [files[i % 7] for i in np.random.default_rng(0).permutation(40)]
+    x = read_squares(many, 16)
+    assert x.shape == (40, 3, 16, 16) and x.dtype == torch.uint8
+    assert torch.equal(x, torch.stack([read_square(f, 16) for f in many]))
+    assert read_squares([], 16).shape == (0, 3, 16, 16)
+
+
+def test_the_first_that_is_no_picture_is_named(files):
+    files[2].write_text('broken')
+    files[4].write_text('broken too')
+    with pytest.raises(ImageProblem, match='2.png'): read_squares(files, 16)
+
+
+@pytest.fixture
+def counted(monkeypatch, fresh_cache):
+    "How many squares were decoded, call by call"
+    seen, really = [], read_squares
+    def count(files, size):
+        seen.append(len(files))
+        return really(files, size)
+    monkeypatch.setattr(pixels, 'read_squares', count)
+    return seen
+
+
+def right(squares, numbers=(3, 0, 3, 6)):
+    return torch.equal(squares[list(numbers)], read_squares([squares.files[i] for i in numbers], squares.size))
+
+
+def test_squares_are_decoded_once_and_right(files, counted, fresh_cache):
+    squares = Squares(files, 16)
+    assert len(squares) == 7 and not counted  # nothing before it is asked for
+    assert right(squares) and sum(counted) == 7
+    counted.clear()
+    again = Squares([str(f) for f in files], 16)
+    assert right(again) and again.path == squares.path and sum(counted) == 3  # three are tried
+    assert squares[[]].shape == (0, 3, 16, 16)
+    assert [f.name for f in fresh_cache.iterdir()] == [squares.path.name] and squares.path.name.startswith('squares-')
+
+
+def test_more_than_one_block_is_written_in_order(files, fresh_cache):
+    many = [files[i % 7] for i in np.random.default_rng(1).permutation(150)]
+    squares = Squares(many, 8)
+    assert torch.equal(squares[list(range(150))], read_squares(many, 8)) and squares.path is not None
+
+
+def test_what_the_squares_are_of_makes_the_name(files, fresh_cache):
+    names = [Squares(files, 16).path, Squares(files, 17).path, Squares(files[:-1], 16).path, Squares(files[::-1], 16).path]
+    stat = files[0].stat()
+    textured(60, 40, 99).save(files[0])
+    os.utime(files[0], ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    edited = Squares(files, 16)
+    assert len({*names, edited.path}) == 5 and right(edited, [0, 1])
+
+
+@pytest.mark.parametrize('spoilt', [
+    lambda data: b'', lambda data: data[:100], lambda data: data[:-1], lambda data: b'no numpy' + data,
+    lambda data: data[:128] + bytes(len(data) - 128)])
+def test_a_truncated_or_foreign_file_is_made_anew(files, fresh_cache, spoilt):
+    path = Squares(files, 16).path
+    path.write_bytes(spoilt(path.read_bytes()))
+    assert right(Squares(files, 16), range(7))
+
+
+@pytest.mark.parametrize('kept', [np.zeros((7, 16, 16, 3), np.uint16), np.zeros((7, 3, 16, 16), np.uint8),
+                                  np.zeros((6, 16, 16, 3), np.uint8), np.array([None])],
+                         ids=['dtype', 'order', 'count', 'object'])
+def test_an_array_of_another_kind_is_made_anew(files, fresh_cache, kept):
+    path = Squares(files, 16).path
+    np.save(path, kept, allow_pickle=True)
+    assert right(Squares(files, 16), range(7))
+
+
+def test_without_room_there_is_a_warning_and_the_right_pixels(files, counted, monkeypatch, fresh_cache):
+    monkeypatch.setenv('PET_CLASSIFIER_CACHE_GB', '0.000001')
+    squares = Squares(files, 16)
+    with pytest.warns(UserWarning, match='7 decoded pictures are not kept.* no room .*PET_CLASSIFIER_CACHE_GB'):
+        assert right(squares)
+    counted.clear()
+    assert right(squares, [1, 2]) and sum(counted) == 2 and not list(fresh_cache.iterdir())
+
+
+def test_a_disk_that_refuses_is_a_warning_and_leaves_nothing(files, monkeypatch, fresh_cache):
+    def full(fd): raise OSError(28, 'No space left on device')
+    monkeypatch.setattr('os.fsync', full)
+    with pytest.warns(UserWarning, match='not kept.*No space left'): assert right(Squares(files, 16))
+    assert not list(fresh_cache.iterdir())
+
+
+def test_cleared_while_in_use_the_pixels_are_right(files, fresh_cache):
+    squares = Squares(files, 16)
+    assert right(squares) and clear_cache() > 0
+    assert right(squares) and right(squares, range(7))
+    assert right(Squares(files, 16)) and len(list(fresh_cache.iterdir())) == 1
+
+
+def test_a_broken_picture_is_named_and_leaves_no_file(files, fresh_cache):
+    files[5].write_bytes(files[5].read_bytes()[:60])
+    with pytest.raises(ImageProblem, match='5.jpg'): Squares(files, 16)[[0]]
+    assert not list(fresh_cache.iterdir())
+
+
+def test_fetching_a_few_does_not_load_the_whole_file(files, fresh_cache):
+    squares = Squares(files*30, 64)
+    squares[[0]]
+    tracemalloc.start()
+    try:
+        x = squares[[5, 100]]
+        _, most = tracemalloc.get_traced_memory()
+    finally: tracemalloc.stop()
+    assert x.shape == (2, 3, 64, 64) and most < squares.path.stat().st_size/10
+
+
+PROCESS = '''
+import os, sys, time
+from pathlib import Path
+from pet_classifier import pixels
+folder, me, others = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+files = sorted((folder/'own').iterdir())*20
+really, calls = pixels.read_squares, []
+def read_squares(files, size):
+    calls.append(1)
+    if me == 'killed' and len(calls) == 2: os.kill(os.getpid(), 9)
+    return really(files, size)
+pixels.read_squares = read_squares
+(folder/f'ready-{me}').touch()
+while len(list(folder.glob('ready-*'))) < others: time.sleep(0.01)
+x = pixels.Squares(files, 32)[list(range(len(files)))]
+import torch
+assert torch.equal(x, really(files, 32))
+print('right')
+'''
+
+
+def process(tmp_path, me, others):
+    return subprocess.Popen([sys.executable, '-W', 'ignore', '-c', PROCESS, tmp_path, me, str(others)], stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True)
+
+
+def test_two_processes_that_make_it_at_once_both_get_the_right_pixels(files, tmp_path, fresh_cache):
+    both = [process(tmp_path, me, 2) for me in ('one', 'other')]
+    said = [p.communicate(timeout=120) for p in both]
+    assert [out for out, _ in said] == ['right\n']*2, said
+    assert len(list(fresh_cache.iterdir())) == 1 and right(Squares(sorted(files)*20, 32), range(140))
+
+
+def test_a_process_killed_in_the_middle_leaves_no_file_of_that_name(files, tmp_path, fresh_cache):
+    killed = process(tmp_path, 'killed', 1)
+    killed.communicate(timeout=120)
+    assert killed.returncode == -9
+    left, = fresh_cache.iterdir()
+    assert left.name.startswith('.')  # it was in the middle of it
+    squares = Squares(sorted(files)*20, 32)
+    assert right(squares, range(140)) and squares.path.exists()

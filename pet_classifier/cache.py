@@ -75,7 +75,8 @@ def make_room(
 # %% ../nbs/02a_cache.ipynb #e6d556cb
 def cache_table() -> pd.DataFrame: # columns `kind`, `files`, `megabytes`
     "What lies in `computed_dir`, a row for each kind of file"
-    rows = [(f.name.split('-')[0] or 'unfinished', 1, f.stat().st_size/1e6) for f in computed_dir().iterdir() if f.is_file()]
+    def kind(file): return 'unfinished' if file.name.startswith('.') else file.name.split('-')[0]
+    rows = [(kind(f), 1, f.stat().st_size/1e6) for f in computed_dir().iterdir() if f.is_file()]
     return pd.DataFrame(rows, columns=['kind', 'files', 'megabytes']).groupby('kind', as_index=False).sum()
 
 def clear_cache() -> int: # bytes that were freed

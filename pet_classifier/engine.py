@@ -9,6 +9,7 @@ __all__ = ['ENGINES', 'MANY', 'Answers', 'torch_engine', 'openvino_engine', 'cho
 import copy
 import warnings
 from dataclasses import replace
+from hashlib import sha256
 from importlib.util import find_spec
 from tempfile import TemporaryDirectory
 from pathlib import Path
@@ -70,7 +71,8 @@ def _convert(bundle):
 def _converted(bundle):
     "What `_convert` gives, from the cache if it is there"
     import openvino
-    name = f"openvino-{openvino.__version__.split('-')[0]}-{bundle.config['sha256'][:32]}.safetensors"
+    facts = (openvino.__version__, bundle.size, *(bundle.config[k] for k in ('arch', 'head', 'mean', 'std', 'sha256')))
+    name = f'openvino-{sha256(repr(facts).encode()).hexdigest()[:32]}.safetensors'
     try: kept = load_file(computed_dir()/name)
     except (OSError, SafetensorError): kept = None
     if kept:

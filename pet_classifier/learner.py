@@ -121,10 +121,12 @@ HEADS = 'linear', 'fastai'
 def linear_head(
     n_features:int, # numbers a picture after pooling: twice the feature maps
     n_out:int, # classes
+    pool:bool=True, # begin with pooling? False for a body that does it itself
 ) -> nn.Sequential: # pooling, `UnitLength`, and a linear layer of zeros
     "A head of one layer of weights, on features of unit length"
     last = nn.Linear(n_features, n_out)
     for p in last.parameters(): nn.init.zeros_(p)
+    if not pool: return nn.Sequential(UnitLength(parts=1), last)
     return nn.Sequential(AdaptiveConcatPool2d(), Flatten(), UnitLength(), last)
 
 # %% ../nbs/06_learner.ipynb #e9ede62f
@@ -139,7 +141,7 @@ def build_model(
     else: body, theirs = create_timm_model(TIMM_NAMES.get(arch, arch), n_out, pretrained=False)[0]
     if head == 'fastai': return Network(body, theirs)
     n_features = next(m.num_features for m in theirs if isinstance(m, nn.BatchNorm1d)) # which follows the pooling
-    return Network(body, linear_head(n_features, n_out))
+    return Network(body, linear_head(n_features, n_out, pool=isinstance(theirs[0], AdaptiveConcatPool2d)))
 
 # %% ../nbs/06_learner.ipynb #3526c827
 def load_body(

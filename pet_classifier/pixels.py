@@ -112,7 +112,7 @@ class Squares:
     def _is_good(self, path):
         "Does the file at `path` hold these squares? Tried on three of them"
         try: kept = np.load(path, mmap_mode='r')
-        except (OSError, ValueError): return False # not there, or cut off
+        except (OSError, ValueError, EOFError): return False # not there, or cut off
         if kept.shape != (len(self), self.size, self.size, 3) or kept.dtype != np.uint8: return False
         tried = [0, len(self)//2, len(self)-1]
         return np.array_equal(kept[tried], read_squares([self.files[i] for i in tried], self.size).permute(0, 2, 3, 1))

@@ -92,7 +92,7 @@ def fine_tune(
     if epochs < 1: raise ValueError(f'epochs={epochs}: expected at least 1')
     learn.unfreeze()
     learn.epoch_table.stage = 'fine-tune'
-    began = judged(learn, learn.validate())
+    with no_random(): began = judged(learn, learn.validate())
     best = KeepBest(began)
     with no_random(seed), learn.added_cbs(best if keep_best else []): learn.fit_one_cycle(epochs, lr)
     if keep_best: return best.epoch_kept is not None

@@ -12,6 +12,8 @@ from pet_classifier import engine
 from pet_classifier.bundle import load_bundle, save_bundle
 from pet_classifier.cli import main
 from pet_classifier.engine import ENGINES, MANY, Answers, choose_engine, openvino_engine, torch_engine
+from pet_classifier.features import fingerprint
+from pet_classifier.precision import set_precision
 from pet_classifier.predict import Predictor
 
 needs_openvino = pytest.mark.skipif(find_spec('openvino') is None, reason='OpenVINO is not installed')
@@ -62,16 +64,38 @@ def test_torch_gives_the_networks_answers_in_batches_of_any_size(bundle, squares
     assert torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
 
 
-@pytest.mark.parametrize('precision, able, of_one, of_two', [
-    ('auto', True, False, True), ('auto', False, False, False), ('bf16', False, True, True), ('fp32', True, False, False)])
-def test_a_single_picture_is_computed_in_float32_unless_bf16_is_asked_for(bundle, squares, expected, monkeypatch, precision, able,
-                                                                          of_one, of_two):
-    monkeypatch.setattr('pet_classifier.precision.has_bf16', lambda device='cpu': able)
-    answer, seen = torch_engine(bundle, precision), []
+def numbers_of(bundle):
+    "A list that gets, at each answer, whether the body of the network that answers computed in bfloat16, and its head after it"
+    seen = []
     bundle.model[0].model.layer1.register_forward_hook(lambda m, x, out: seen.append(out.dtype == torch.bfloat16))
-    probs = [answer(squares[:n]) for n in (1, 2, 1)]
-    assert seen == [of_one, of_two, of_one]
-    assert all(np.allclose(p, expected[:len(p)], atol=0.1 if fast else 1e-5) for p, fast in zip(probs, seen))
+    bundle.model[1].register_forward_hook(lambda m, x, out: seen.append(torch.bfloat16 in (x[0].dtype, out.dtype)))
+    return seen
+
+
+@pytest.mark.parametrize('precision, able, fast', [('auto', True, True), ('auto', False, False), ('bf16', False, True),
+                                                   ('fp32', True, False)])
+def test_torch_computes_the_body_in_the_precision_asked_for(bundle, squares, expected, monkeypatch, precision, able, fast):
+    monkeypatch.setattr('pet_classifier.precision.has_bf16', lambda device='cpu': able)
+    seen = numbers_of(bundle)  # the hooks go with the network wherever the engine takes it
+    answer = torch_engine(bundle, precision)
+    probs = [answer(squares[:n]) for n in (1, 2, 6)]
+    assert seen == [fast, False]*3
+    assert all(p.dtype == np.float32 and np.allclose(p, expected[:len(p)], atol=0.1 if fast else 1e-5) for p in probs)
+
+
+def test_bfloat16_in_torch_is_that_of_the_learners_network(bundle, squares):
+    mean, std = (torch.tensor(s).view(3, 1, 1) for s in (bundle.mean, bundle.std))
+    with torch.no_grad(): theirs = set_precision(bundle.model, 'bf16')((squares/255 - mean)/std).softmax(1).numpy()
+    slow = torch_engine(bundle, 'fp32')(squares)
+    assert np.abs(torch_engine(bundle, 'bf16')(squares) - theirs).max() < np.abs(slow - theirs).max() + 1e-4 < 0.1
+
+
+@pytest.mark.parametrize('precision', ['auto', 'bf16', 'fp32'])
+def test_the_bundle_stays_as_it_was(bundle, squares, precision):
+    kept, flags = fingerprint(bundle.model), (bundle.model.runs_in_bf16, bundle.model.trains_in_bf16)
+    torch_engine(bundle, precision)(squares)
+    assert fingerprint(bundle.model) == kept and (bundle.model.runs_in_bf16, bundle.model.trains_in_bf16) == flags
+    assert {p.dtype for p in bundle.model.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize('make', ENGINES.values())

@@ -18,15 +18,24 @@ from pet_classifier.training import fine_tune
 both_heads = pytest.mark.parametrize('head', HEADS)
 
 
+@pytest.fixture
+def two_threads():
+    "Inside the test, torch computes with two threads"
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
 def standing(learn): return [learn.model, learn.dls, learn.splitter, learn.opt, learn.opt_func, *learn.cbs]
 
 
 @both_heads
 @pytest.mark.parametrize('error', [None, ValueError, KeyboardInterrupt])
-def test_on_features_puts_model_loaders_splitter_and_optimizers_back(learner, raises, error, head):
+def test_on_features_puts_model_loaders_splitter_optimizers_and_threads_back(learner, raises, two_threads, error, head):
     learn = learner(head=head)
     learn.fit(1)
-    before, threads = standing(learn), torch.get_num_threads()
+    before = standing(learn)
     def train():
         with on_features(learn):
             assert learn.model is not before[0] and learn.dls is not before[1] and learn.opt is None
@@ -37,7 +46,7 @@ def test_on_features_puts_model_loaders_splitter_and_optimizers_back(learner, ra
     else: train()
     after = standing(learn)
     assert len(after) == len(before) and all(a is b for a, b in zip(after, before))
-    assert torch.get_num_threads() == threads
+    assert torch.get_num_threads() == 2
 
 
 @both_heads
@@ -199,6 +208,16 @@ def test_a_head_of_one_layer_gets_gradient_descent_with_momentum_and_another_the
     assert torch.allclose(weight - one[0].weight, torch.full((2, 2), 0.1 + 0.1*1.9))
 
 
+@pytest.mark.parametrize('head, descends', [('linear', True), ('fastai', False)])
+def test_on_features_the_learner_has_the_optimizer_of_its_head(learner, head, descends):
+    learn = learner(head=head)
+    with on_features(learn):
+        learn.create_opt()
+        assert ('sqr_mom' not in learn.opt.hypers[0]) == descends  # which Adam has and plain descent has not
+    learn.create_opt()
+    assert 'sqr_mom' in learn.opt.hypers[0]
+
+
 @pytest.mark.parametrize('head, rate', [('linear', 0.05), ('fastai', 0.005)])
 def test_each_head_has_a_rate_of_its_own_unless_one_is_given(learner, head, rate):
     class Highest(Callback):
@@ -211,19 +230,15 @@ def test_each_head_has_a_rate_of_its_own_unless_one_is_given(learner, head, rate
 
 
 @pytest.mark.parametrize('error', [None, KeyboardInterrupt])
-def test_one_thread_gives_the_threads_back(error):
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
+def test_one_thread_gives_the_threads_back(two_threads, error):
     def inside():
         with one_thread():
             assert torch.get_num_threads() == 1
             if error: raise error
-    try:
-        if error:
-            with pytest.raises(error): inside()
-        else: inside()
-        assert torch.get_num_threads() == 2
-    finally: torch.set_num_threads(before)
+    if error:
+        with pytest.raises(error): inside()
+    else: inside()
+    assert torch.get_num_threads() == 2
 
 
 @pytest.mark.parametrize('n, bs, epochs', [(5912, 64, 4), (2880, 64, 4), (2816, 64, 5), (185, 64, 60), (12, 6, 90)])

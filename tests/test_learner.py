@@ -9,12 +9,22 @@ from fastai.data.transforms import Normalize
 from fastai.torch_core import no_random
 from fastai.vision.learner import vision_learner
 from safetensors.torch import load_file, save_file
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision import models
 
 from pet_classifier.features import fingerprint
 from pet_classifier.head import fit_head
-from pet_classifier.learner import build_model, check_arch, frozen_groups, halves_split, load_body, pet_learner, read_weights
+from pet_classifier.learner import (
+    UnitLength,
+    build_model,
+    check_arch,
+    frozen_groups,
+    halves_split,
+    load_body,
+    pet_learner,
+    read_weights,
+)
 from pet_classifier.loaders import loaders
 from pet_classifier.training import fine_tune
 
@@ -231,6 +241,40 @@ def test_halves_split_has_every_parameter_exactly_once(arch):
     assert len(groups) == 3 and sorted(ids) == sorted(map(id, model.parameters()))
     assert ids[:len(groups[0]) + len(groups[1])] == [id(p) for p in model[0].parameters()]
     assert abs(len(groups[0]) - len(groups[1])) <= 1
+
+
+@pytest.mark.parametrize('arch', ['resnet18', 'test_resnet', 'test_efficientnet'])
+def test_the_linear_head_is_one_layer_of_zeros_on_features_of_unit_length(arch):
+    body, head = build_model(arch, 5)
+    *fixed, last = head
+    assert isinstance(last, nn.Linear) and last.weight.shape[0] == 5 and not last.weight.any() and not last.bias.any()
+    assert not any(p.numel() for m in fixed for p in m.parameters())
+    maps = body.eval()(torch.rand(2, 3, 64, 64))
+    features = nn.Sequential(*fixed)(maps)
+    largest, means = features.detach().chunk(2, 1)
+    assert torch.allclose(largest, 10*nn.functional.normalize(maps.amax((2, 3))), atol=1e-4)
+    assert torch.allclose(means, 10*nn.functional.normalize(maps.mean((2, 3))), atol=1e-4)
+    assert torch.allclose(head(maps), torch.zeros(2, 5))
+
+
+@pytest.mark.parametrize('parts, scale', [(1, 1.), (2, 10.), (3, 0.5)])
+def test_unit_length_scales_each_part_and_leaves_zeros(parts, scale):
+    x = torch.randn(4, 6*parts)
+    x[0, :6] = 0
+    out = UnitLength(parts, scale)(x).unflatten(1, (parts, 6))
+    assert torch.allclose(out.norm(dim=2)[1:], torch.tensor(scale)) and not out[0, 0].any() and not out.isnan().any()
+    assert torch.allclose(nn.functional.cosine_similarity(out, x.unflatten(1, (parts, 6)), dim=2)[1:], torch.tensor(1.))
+
+
+@pytest.mark.parametrize('head', ['mlp', '', None])
+def test_an_unknown_head_is_refused(tiny_dls, head):
+    said = f'head={head!r}: expected one of linear, fastai'
+    with pytest.raises(ValueError, match=said): build_model('resnet18', 3, head)
+    with pytest.raises(ValueError, match=said): pet_learner(tiny_dls, 'test_resnet', 'none', head=head)
+
+
+def test_a_learner_knows_its_head(learner):
+    assert learner().backbone.head == 'linear' and learner(head='fastai').backbone.head == 'fastai'
 
 
 @pytest.mark.parametrize('arch', ['resnet18', 'test_resnet'])

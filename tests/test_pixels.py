@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 from pet_classifier import pixels
 from pet_classifier.cache import clear_cache
 from pet_classifier.drawing import draw_pet
-from pet_classifier.images import ImageProblem, list_images
+from pet_classifier.images import ImageProblem, list_images, open_image
 from pet_classifier.pixels import Squares, read_pixels, read_square, read_squares, square
 
 
@@ -85,6 +85,14 @@ def test_a_jpeg_of_any_mode_has_its_colours(tmp_path, mode):
     expected = dict(L=(100,)*3, CMYK=(255, 0, 0), RGB=(10, 200, 60))[mode]
     x = read_square(tmp_path/'a.jpg', 16)
     assert x.shape == (3, 16, 16) and far(x, torch.tensor(expected).view(3, 1, 1).expand_as(x)) < 4
+
+
+@pytest.mark.parametrize('mode', ['L', 'CMYK', 'YCbCr', 'RGB'])
+def test_a_jpeg_of_any_mode_is_read_as_open_image_reads_it(tmp_path, mode):
+    picture, black = textured(64, 48), textured(64, 48, 1).convert('L')
+    picture = Image.merge('CMYK', [*picture.split(), black]) if mode == 'CMYK' else picture.convert(mode)
+    picture.save(tmp_path/'a.jpg')
+    assert far(read_pixels(tmp_path/'a.jpg'), torch.from_numpy(np.array(open_image(tmp_path/'a.jpg'))).permute(2, 0, 1)) < 1
 
 
 def test_what_is_transparent_is_white(tmp_path):

@@ -1,0 +1,164 @@
+"""pet_classifier's side of the benchmark; the tasks of `plain_fastai.py` and some more, called as they are there.
+
+    ours.py [--threads 2] TASK OPTIONS [TASK OPTIONS ...]
+
+Neither the interpreter's start nor imports are timed. What is cold or warm is decided by the folder `PET_CLASSIFIER_CACHE`.
+"""
+import json
+import os
+import resource
+import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from threading import Event, Thread
+
+import numpy as np
+from measure import (
+    decode_rate,
+    eager_classes,
+    loader_rate,
+    names,
+    normalized,
+    picture_batches,
+    pil_square,
+    run,
+    same_network,
+    timed,
+    timed_steps,
+)
+from safetensors.torch import load_file
+
+from pet_classifier.bundle import save_bundle
+from pet_classifier.head import fit_head
+from pet_classifier.images import list_images
+from pet_classifier.labels import PETS_PATTERN, label_by_name
+from pet_classifier.learner import build_model, pet_learner
+from pet_classifier.loaders import loaders
+from pet_classifier.pixels import read_square
+from pet_classifier.predict import Predictor
+from pet_classifier.training import fine_tune
+
+
+def data(pictures, valid, size=224, bs=None, seed=2):
+    "Loaders, from the files on"
+    held = names(valid)
+    table = label_by_name(list_images(pictures), PETS_PATTERN)
+    return loaders(table.assign(is_valid=[f.name in held for f in table.file]), size=size, bs=bs, seed=seed)
+
+
+def trained(pictures, valid, arch, weights, size=224, epochs=None, seed=2):
+    "A learner whose head is trained, from the files on"
+    learn = pet_learner(data(pictures, valid, size, seed=seed), arch, weights=weights, seed=seed)
+    fit_head(learn, epochs, seed=seed)
+    return learn
+
+
+def frozen(pictures, valid, arch, weights, size=224, epochs=None, seed=2, cache=None):
+    "Seconds from the files to a trained head, and its error; `cache`: the folder for caches"
+    if cache: os.environ['PET_CLASSIFIER_CACHE'] = cache
+    seconds, learn = timed(trained, pictures, valid, arch, weights, size, epochs, seed)
+    return dict(seconds=seconds, error=learn.validate()[1])
+
+
+def lesson(pictures, valid, arch, size=224, epochs=(4, 2)):
+    "Seconds of both stages, on random weights, the first from the files on"
+    head, learn = timed(trained, pictures, valid, arch, 'none', size, epochs[0])
+    body, _ = timed(lambda: fine_tune(learn, epochs[1], lr=slice(1e-6, 1e-4)))
+    return dict(seconds=head+body, head=head, body=body)
+
+
+def pixels(pictures, valid, size=224):
+    "Pictures a second: decoding in one thread, and the training loader; how far the pixels are from Pillow's, in 1/255"
+    files = list_images(pictures)
+    apart = [(read_square(f, size).float() - pil_square(f, size)).abs().mean().item() for f in files]
+    return dict(decode=decode_rate(read_square, files, size), loader=loader_rate(data(pictures, valid, size).train),
+                apart=float(np.mean(apart)), farthest=max(apart))
+
+
+def steps(pictures, valid, arch, size, bs, n):
+    "Seconds of each of `n` training steps, everything trainable, on the same batch"
+    learn = pet_learner(data(pictures, valid, size, bs), arch, weights='none')
+    return timed_steps(learn, picture_batches(pictures, 1, bs, size)*n, lambda: fine_tune(learn, 1))
+
+
+def curve(pictures, valid, arch, size, bs, n, lr, precision='auto'):
+    "Losses of `n` training steps on as many batches, with `same_network`; `lr`: of the first parameters and the last"
+    learn = pet_learner(data(pictures, valid, size, bs), arch, weights='none', precision=precision)
+    learn.model.load_state_dict(same_network(arch, len(learn.dls.vocab)).state_dict())
+    return timed_steps(learn, picture_batches(pictures, n, bs, size), lambda: fine_tune(learn, 1, lr=slice(*lr)))
+
+
+def bundle(pictures, valid, arch, weights, to, size=224):
+    "A bundle with a trained head, saved to `to`"
+    return dict(folder=str(save_bundle(trained(pictures, valid, arch, weights, size), to)))
+
+
+def agreement(pictures, bundle, engines, bs=32):
+    "For each engine the share of pictures for which it says what fp32 eager torch says: of Pillow's pixels, and of the same"
+    config = json.loads((Path(bundle)/'config.json').read_text(encoding='utf-8'))
+    model = build_model(config['arch'], len(config['vocab']), config['head']).eval()
+    model.load_state_dict(load_file(Path(bundle)/'model.safetensors'))
+    files = list_images(pictures)
+
+    def exact(read):
+        batches = (normalized([read(f, config['size']) for f in files[i:i+bs]], config['mean'], config['std'])
+                   for i in range(0, len(files), bs))
+        return np.array(config['vocab'])[eager_classes(model, batches).numpy()]
+    pil, same = exact(pil_square), exact(read_square)
+    said = {engine: Predictor(bundle, engine).predict_files(files).label.to_numpy() for engine in engines}
+    return {engine: {name: float(np.mean(labels == right)) for name, right in dict(pil_pixels=pil, same_pixels=same).items()}
+            for engine, labels in said.items()}
+
+
+def folder(pictures, bundle, engine='auto'):
+    "Pictures a second, after 32 that are not counted; seconds until those were answered, loading included"
+    files = list_images(pictures)
+    ready, predictor = timed(lambda: (p := Predictor(bundle, engine), p.predict_files(files[:32]))[0])
+    return dict(rate=len(files)/timed(predictor.predict_files, files)[0], ready=ready)
+
+
+def single(pictures, bundle, engine='auto', n=20):
+    "Median seconds for a picture, over `n` after three that are not counted"
+    predictor = Predictor(bundle, engine)
+    seconds = [timed(predictor.predict, f)[0] for f in list_images(pictures)[:n+3]]
+    return dict(seconds=median(seconds[3:]))
+
+
+def status(key):
+    "MB that Linux says under `key` of this process, or None"
+    file = Path('/proc/self/status')
+    lines = file.read_text().splitlines() if file.exists() else []
+    return next((int(line.split()[1])/1024 for line in lines if line.startswith(f'{key}:')), None)
+
+
+@contextmanager
+def watched(key):
+    "A list that `status(key)` is added to fifty times a second"
+    stop, seen = Event(), [status(key)]
+
+    def look():
+        while not stop.wait(.02): seen.append(status(key))
+    thread = Thread(target=look)
+    thread.start()
+    try: yield seen
+    finally:
+        stop.set()
+        thread.join()
+
+
+def memory(pictures, valid, arch, weights, size=224, epochs=1):
+    "Peak MB of this process: frozen stage and prediction of the folder; and MB of the features, a row a picture, in fp32"
+    files, imported = list_images(pictures), status('VmRSS')
+    with watched('RssAnon') as seen, tempfile.TemporaryDirectory() as to:
+        learn = trained(pictures, valid, arch, weights, size, epochs)
+        Predictor(save_bundle(learn, to)).predict_files(files)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == 'darwin' else 2**10)
+    width = next(learn.model[1].parameters()).shape[-1]  # what the head is given for a picture
+    return dict(imported=imported, peak=peak, high_water=status('VmHWM'), anonymous=seen[0] and max(seen),
+                features=len(files)*width*4/2**20)
+
+
+if __name__ == '__main__':
+    run({f.__name__: f for f in (frozen, lesson, pixels, steps, curve, bundle, agreement, folder, single, memory)}, __doc__)

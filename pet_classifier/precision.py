@@ -37,6 +37,8 @@ class Network(nn.Sequential):
         "What the body makes of `x`"
         body = self[0]
         fast = self.trains_in_bf16 if body.training else self.runs_in_bf16
+        x = x.as_subclass(torch.Tensor) # fastai's type, handed on from layer to layer, slows the gradients
+        if x.ndim == 4: x = x.contiguous(memory_format=torch.channels_last) # the order that convolves fastest
         with torch.autocast(x.device.type, torch.bfloat16, enabled=fast): x = body(x)
         return x.float()
 

@@ -6,6 +6,7 @@ import struct
 import numpy as np
 import pytest
 import torch
+from fastai.torch_core import no_random
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -61,7 +62,7 @@ def test_comes_back_as_it_was(learn, saved):
 def with_fastais_head(learn, tmp_path_factory):
     "A learner with fastai's head, whose answers are not all alike, and its bundle"
     old = pet_learner(learn.dls, 'test_resnet', 'none', head='fastai', precision='fp32')
-    torch.nn.init.normal_(old.model[1][-1].weight, std=0.2)
+    with no_random(0): torch.nn.init.normal_(old.model[1][-1].weight, std=0.5)
     return old, save_bundle(old, tmp_path_factory.mktemp('old')/'model')
 
 
@@ -73,7 +74,7 @@ def test_a_bundle_with_fastais_head_answers_what_its_learner_did(with_fastais_he
     loaded = load_bundle(bundle)
     assert loaded.config['head'] == 'fastai' and len(loaded.model[1]) == len(learn.model[1]) > 5
     answers = Predictor(loaded, precision='fp32').evaluate(learn.dls.valid_ds.items).probs
-    assert answers.std() > 0.05 and answers == pytest.approx(learn.get_preds()[0].numpy(), abs=1e-5)
+    assert answers.std() > 0.02 and answers == pytest.approx(learn.get_preds()[0].numpy(), abs=1e-5)
 
 
 def test_the_format_is_2_and_says_which_head_it_is(saved, with_fastais_head):

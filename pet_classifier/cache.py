@@ -8,7 +8,6 @@ __all__ = ['computed_dir', 'picture_ids', 'cache_limit', 'touch', 'make_room', '
 
 # %% ../nbs/02a_cache.ipynb #de00b7fb
 import os
-import shutil
 import time
 from contextlib import suppress
 from hashlib import sha256
@@ -62,7 +61,11 @@ def make_room(
     "Delete what was not used for longest from `computed_dir`, until `size` more bytes keep to the limit"
     folder, limit = computed_dir(), cache_limit()
     if size > limit: return False
-    known = sorted((f.stat().st_mtime, f.stat().st_size, f) for f in folder.iterdir() if f.is_file())
+    known = []
+    for f in folder.iterdir():
+        with suppress(OSError): # another process may delete it meanwhile
+            if f.is_file(): known.append((f.stat().st_mtime, f.stat().st_size, f))
+    known.sort()
     used = sum(n for _, n, _ in known)
     for when, n, file in known:
         if file.name.startswith('.') and time.time() - when < 86_400: continue
@@ -70,7 +73,7 @@ def make_room(
         with suppress(OSError):
             file.unlink()
             used -= n
-    return used + size <= limit and size < shutil.disk_usage(folder).free/2
+    return used + size <= limit
 
 # %% ../nbs/02a_cache.ipynb #e6d556cb
 def cache_table() -> pd.DataFrame: # columns `kind`, `files`, `megabytes`

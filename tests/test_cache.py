@@ -1,6 +1,7 @@
 "What is kept has a name that changes with what it was made from, and never more is kept than the limit says."
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -110,10 +111,17 @@ def test_half_written_files_are_left_to_their_writers_for_a_day(fresh_cache, lim
     assert make_room(400)
 
 
-def test_a_disk_that_is_nearly_full_has_no_room(fresh_cache, monkeypatch):
-    from types import SimpleNamespace
-    monkeypatch.setattr('shutil.disk_usage', lambda folder: SimpleNamespace(free=1000))
-    assert make_room(499) and not make_room(501)
+def test_a_file_that_another_process_deletes_meanwhile_does_no_harm(fresh_cache, limit, monkeypatch):
+    limit(1000)
+    put(fresh_cache, 'gone', 600, 20)
+    put(fresh_cache, 'kept', 600, 10)
+    list_files = Path.iterdir
+    def iterdir(folder):
+        files = list(list_files(folder))
+        (fresh_cache/'gone').unlink(missing_ok=True)
+        return iter(files)
+    monkeypatch.setattr(Path, 'iterdir', iterdir)
+    assert make_room(400) and names(fresh_cache) == ['kept']
 
 
 def test_folders_are_left_alone(fresh_cache, limit):

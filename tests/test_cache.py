@@ -115,12 +115,12 @@ def test_a_file_that_another_process_deletes_meanwhile_does_no_harm(fresh_cache,
     limit(1000)
     put(fresh_cache, 'gone', 600, 20)
     put(fresh_cache, 'kept', 600, 10)
-    list_files = Path.iterdir
-    def iterdir(folder):
-        files = list(list_files(folder))
+    is_file = Path.is_file
+    def is_file_then_deleted(file):
+        res = is_file(file)
         (fresh_cache/'gone').unlink(missing_ok=True)
-        return iter(files)
-    monkeypatch.setattr(Path, 'iterdir', iterdir)
+        return res
+    monkeypatch.setattr(Path, 'is_file', is_file_then_deleted)
     assert make_room(400) and names(fresh_cache) == ['kept']
 
 

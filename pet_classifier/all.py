@@ -3,10 +3,13 @@ from .augment import *
 from .breeds import *
 from .bundle import *
 from .cache import *
+from .calibration import *
 from .datasets import *
+from .doubts import *
 from .drawing import *
 from .engine import *
 from .features import *
+from .gradcam import *
 from .guard import *
 from .head import *
 from .images import *
@@ -19,7 +22,9 @@ from .pixels import *
 from .precision import *
 from .predict import *
 from .progress import *
+from .report import *
 from .run import *
 from .splits import *
 from .storage import *
 from .training import *
+from .unknown import *

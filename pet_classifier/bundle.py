@@ -64,10 +64,15 @@ or `pet-classifier predict model my_cat.jpg`. Nothing in the folder is a program
 
 ## Limits
 
-It always answers one of its {n} classes, also for a picture that shows none of them. A high probability is not a proof.
+{none} A high probability is not a proof.
+It is meant for photographs of one animal, like those it learned from, and for people who look at its answers: not for
+decisions that nobody checks.
 {limits}
 Made on {created} with {versions}.
 '''
+_ALWAYS = 'It always answers one of its {n} classes, also for a picture that shows none of them.'
+_NONE = ('For pictures that look like nothing it knows it says "none of these"; a kind that it was never shown it often takes '
+         'for one that it knows.')
 _DRAWN = 'It was trained on drawn pictures: it is an exercise, and of no use on photographs.\n'
 
 def model_card(
@@ -78,12 +83,13 @@ def model_card(
     return _CARD.format(
         n=len(config['vocab']), classes=', '.join(map(harmless, config['vocab'])),
         facts='\n'.join(['| what | value |', '|---|---|', *rows]) if rows else 'Nothing was noted.',
+        none=_NONE if config['none_below'] is not None else _ALWAYS.format(n=len(config['vocab'])),
         limits=_DRAWN if str(config['facts'].get('data')).startswith('drawn') else '',
         versions=', '.join(f'{harmless(k)} {harmless(v)}' for k, v in config['versions'].items()),
         **{k: harmless(config[k]) for k in ('arch', 'weights', 'size', 'created')})
 
 # %% ../nbs/11_bundle.ipynb #82a49dee
-_FORMAT = 2 # of the bundle; 1 had no `head`, which was fastai's; a higher one is refused by older versions of this package
+_FORMAT = 3 # 1 had no `head`, which was fastai's, 2 no `temperature` and `none_below`; older versions refuse a higher one
 _FILES = 'model.safetensors', 'config.json', 'README.md'
 
 def versions() -> dict: # name -> version
@@ -91,16 +97,19 @@ def versions() -> dict: # name -> version
     packages = ('torch', 'torchvision', 'timm', 'fastai')
     return dict(pet_classifier=__version__, **{p: version(p) for p in packages}, python=platform.python_version())
 
-def _config(learn, facts, digest):
+def _config(learn, temperature, none_below, facts, digest):
     "All but the weights, as JSON will hold it"
     b = learn.backbone
     return dict(format_version=_FORMAT, arch=b.arch, head=b.head, weights=b.weights, vocab=list(learn.dls.vocab),
-                size=learn.dls.size, mean=list(b.mean), std=list(b.std), sha256=digest, versions=versions(), facts=facts,
+                size=learn.dls.size, mean=list(b.mean), std=list(b.std), temperature=temperature, none_below=none_below,
+                sha256=digest, versions=versions(), facts=facts,
                 created=datetime.now(timezone.utc).isoformat(timespec='seconds'))
 
 def save_bundle(
     learn:Learner, # as `pet_learner` makes it
     folder, # where to; a bundle that is there already is replaced
+    temperature:float=1., # of its probabilities, as `fit_temperature` finds it
+    none_below:float|None=None, # with no score above it the answer is 'none of these', see `none_threshold`; None: never
     **facts, # plain values to be known about it, such as error_rate=0.07, seed=2, train=185, valid=74, data='drawn'
 ) -> Path: # the folder
     "`learn` as a folder of three files, whole or not at all"
@@ -110,7 +119,7 @@ def save_bundle(
     if there and there != sorted(_FILES):
         raise FileExistsError(f"'{folder}' holds what is no bundle ({listed(there)}) and would be replaced; give a new folder")
     data = save({k: v.cpu().contiguous().clone() for k, v in learn.model.state_dict().items()})
-    config = _config(learn, facts, sha256(data).hexdigest())
+    config = _config(learn, temperature, none_below, facts, sha256(data).hexdigest())
     try: text = json.dumps(config, indent=2, allow_nan=False)
     except (TypeError, ValueError) as e: raise ValueError(f'the facts {facts} are not all plain values for JSON: {e}') from e
     with replacing_dir(folder) as new:
@@ -121,6 +130,7 @@ def save_bundle(
 # %% ../nbs/11_bundle.ipynb #d2608399
 _KEYS = dict(format_version=int, arch=str, head=str, weights=str, vocab=list, size=int, mean=list, std=list, sha256=str,
              facts=dict)
+_LATER = 'temperature', 'none_below' # which came with format 3
 
 def _refuse(file, why): raise ValueError(f"{file.name} in '{file.parent}' {why}; get the bundle again, or save it anew")
 
@@ -144,7 +154,8 @@ def check_config(
         raise ValueError(f"{file.name} in '{file.parent}' has format {found}, and pet_classifier {__version__} knows {_FORMAT}; "
                          f'it was written by version {by!r}: pip install --upgrade pet-classifier')
     if found == 1: config.setdefault('head', 'fastai')
-    if lost := [k for k in _KEYS if k not in config]: _refuse(file, f'lacks {listed(lost)}')
+    if found in (1, 2): config = dict(temperature=1., none_below=None) | config
+    if lost := [k for k in (*_KEYS, *_LATER) if k not in config]: _refuse(file, f'lacks {listed(lost)}')
     if odd := [k for k, t in _KEYS.items() if type(config[k]) is not t]:
         _refuse(file, 'has ' + listed(f'{k} that is {type(config[k]).__name__}, expected {_KEYS[k].__name__}' for k in odd))
     vocab = config['vocab']
@@ -153,6 +164,9 @@ def check_config(
     if twice := [v for v, n in Counter(vocab).items() if n > 1]: _refuse(file, f'has a class twice in its vocab: {listed(twice)}')
     if not 8 <= config['size'] <= 4096: _refuse(file, f"has size {config['size']}, expected 8 to 4096 pixels")
     if config['head'] not in HEADS: _refuse(file, f"has head {config['head']!r}, expected one of {listed(HEADS)}")
+    known = [config['temperature'], 0. if config['none_below'] is None else config['none_below']]
+    if not all(type(v) in (int, float) and abs(v) < 1e6 for v in known) or not known[0] > 0:
+        _refuse(file, f'has temperature {known[0]!r} and none_below {known[1]!r}, expected one above 0, and one or null')
     for k, low in dict(mean=0, std=1e-6).items():
         if len(config[k]) != 3 or not all(type(v) in (int, float) and low <= v <= 1000 for v in config[k]):
             _refuse(file, f'needs three numbers of at least {low} as {k}, one a colour')
@@ -186,6 +200,8 @@ class Bundle:
     size:int # side of the square that it sees, in pixels
     mean:tuple # of red, green and blue, on a scale of 0 to 1
     std:tuple # of red, green and blue
+    temperature:float # by which scores are divided before they become probabilities
+    none_below:float|None # with no score above it, the answer is 'none of these'; None: always one of `vocab`
     config:dict # all of `config.json`
 
     def __repr__(self): return f"{self.config['arch']} for {len(self.vocab)} classes at {self.size} px"
@@ -203,4 +219,4 @@ def load_bundle(
     with no_random(): model = build_model(config['arch'], len(config['vocab']), config['head'])
     model.load_state_dict(state)
     return Bundle(model.eval().to(memory_format=torch.channels_last), config['vocab'], config['size'],
-                  tuple(config['mean']), tuple(config['std']), config)
+                  tuple(config['mean']), tuple(config['std']), config['temperature'], config['none_below'], config)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'UsageError', 'Data', 'ModelFolder', 'Pattern', 'Arch', 'Size', 'Seed', 'Weights', 'command', 'main', 'run',
-           'parse_lr', 'print_table', 'sample', 'check', 'train', 'find_lr', 'predict', 'evaluate', 'cache']
+           'parse_lr', 'print_table', 'sample', 'check', 'train', 'find_lr', 'predict', 'evaluate', 'report', 'cache']
 
 # %% ../nbs/15_cli.ipynb #58063070
 import sys
@@ -87,7 +87,11 @@ def sample(
     print(f'{len(list_images(path))} drawn pets in {path}')
 
 @command
-def check(data: Data, pattern: Pattern = None):
+def check(
+    data: Data,
+    pattern: Pattern = None,
+    labels: Annotated[bool, typer.Option(help='Look for doubtful labels too; they do not change the exit code.')] = True,
+):
     "Labels, broken files, duplicates: a table; exit code 1 if something is wrong."
     import pandas as pd
 
@@ -102,6 +106,11 @@ def check(data: Data, pattern: Pattern = None):
     print(f'{len(table)} pictures of {len(counts)} classes, {counts.min()} to {counts.max()} a class; '
           f'broken files: {len(broken)}; pairs that look the same: {len(twice)}', file=sys.stderr)
     if rows: print_table(pd.DataFrame(rows, columns=['file', 'problem']))
+    if labels and (table.label.value_counts() > 1).sum() > 1:
+        from pet_classifier.doubts import doubtful_labels
+        doubts = doubtful_labels(table).query('suspect')
+        print(f'labels to look at, for they look more like another class: {len(doubts)}', file=sys.stderr)
+        if len(doubts): print_table(doubts.drop(columns='suspect'))
     return 1 if rows else 0
 
 # %% ../nbs/15_cli.ipynb #602b6178
@@ -112,7 +121,8 @@ def train(
     arch: Arch = 'resnet34',
     size: Size = 224,
     pattern: Pattern = None,
-    split: Annotated[Path, typer.Option(help='A split.csv to use instead of drawing one.')] = None,
+    split: Annotated[str, typer.Option(metavar='FILE', help='A split.csv to use instead of drawing one, or official.')] = None,
+    valid_pct: Annotated[float, typer.Option(help='Share of a new split to validate on.')] = 0.2,
     seed: Seed = 2,
     head_epochs: Annotated[int, typer.Option(min=1, help='Frozen stage. Default: 4, or as many as 180 steps need.')] = None,
     epochs: Annotated[int, typer.Option(min=0, help='Unfrozen stage; 0: none.')] = 2,
@@ -122,9 +132,9 @@ def train(
     "Train a classifier; OUT gets the split, the history, the figures, the metrics and the model."
     rates = parse_lr(lr)
     from pet_classifier.run import train_run
-    train_run(data, out, arch, size=size, pattern=pattern, split=split, seed=seed, head_epochs=head_epochs, epochs=epochs,
-              lr=rates, weights=weights)
-    print(f'pictures: {out/"figures"}\nmodel:    {out/"model"}')
+    train_run(data, out, arch, size=size, pattern=pattern, split=split, valid_pct=valid_pct, seed=seed, head_epochs=head_epochs,
+              epochs=epochs, lr=rates, weights=weights)
+    print(f'report:   {out/"report.html"}\npictures: {out/"figures"}\nmodel:    {out/"model"}')
 
 @command
 def find_lr(
@@ -176,8 +186,20 @@ def evaluate(bundle: ModelFolder, data: Data, pattern: Pattern = None):
     table, broken = labelled_table(data, pattern)
     interp = Predictor(bundle).evaluate(table)
     print_table(interp.per_breed())
-    print(f'error rate {interp.error_rate:.1%} on {len(interp.files)} pictures, {len(broken)} left out', file=sys.stderr)
+    low, high = interp.error_interval
+    print(f'error rate {interp.error_rate:.1%} on {len(interp.files)} pictures (95 % sure: {low:.1%} to {high:.1%}), '
+          f'{len(broken)} left out', file=sys.stderr)
     return 1 if len(broken) else 0
+
+# %% ../nbs/15_cli.ipynb #29d1834a
+@command
+def report(
+    run: Annotated[Path, typer.Argument(help='The folder of a run, as train --out names it.')],
+    data: Annotated[Path, typer.Option(help='The folder of the pictures, if they have moved since.')] = None,
+):
+    "Make RUN/report.html again: figures, errors, where it looked, what is doubtful."
+    from pet_classifier.report import write_report
+    print(write_report(run, data))
 
 # %% ../nbs/15_cli.ipynb #f6c3b40b
 @command

@@ -21,6 +21,7 @@ from fastai.torch_core import no_random
 from matplotlib import pyplot as plt
 
 from .guard import refuse_unknown
+from .features import split_head
 from .head import on_features
 from .learner import frozen_groups
 
@@ -103,18 +104,20 @@ class StopExploded(Callback):
 @refuse_unknown
 def find_lr(
     learn:Learner, # as `pet_learner` makes it; frozen: its head is tested, unfrozen: all of it
-    method:str='valley', # 'valley', 'steep', 'minimum' or 'slide'
+    method:str|None=None, # 'valley', 'steep', 'minimum' or 'slide'; None: 'steep' for a head of one layer alone, else 'valley'
     start:float=1e-7, # first learning rate
-    end:float=10., # last learning rate, if the loss has not exploded before
+    end:float|None=None, # last rate, if the loss has not exploded before; None: 1000 for a head of one layer alone, else 10
     steps:int=100, # training steps between the two
     plot:bool=True, # show the plot?
     seed:int=2, # for the order of the pictures and for dropout
 ) -> SuggestedRate: # a float that keeps the test, for `plot`
     "The learning rate that Smith's range test suggests for the part of `learn` that is not frozen"
+    frozen = frozen_groups(learn) == len(learn.splitter(learn.model)) - 1
+    single = frozen and len(split_head(learn.model[1])[1]) == 1
+    method, end = method or ('steep' if single else 'valley'), end or (1000. if single else 10.)
     if method not in METHODS: raise ValueError(f'no method {method!r}: there are {", ".join(METHODS)}')
     if not 0 < start < end: raise ValueError(f'start={start}, end={end}: expected two rates above 0, the first the smaller')
     if steps < 30: raise ValueError(f'steps={steps}: fewer than 30 draw no line that could be read')
-    frozen = frozen_groups(learn) == len(learn.splitter(learn.model)) - 1
     with no_random(seed), on_features(learn) if frozen else nullcontext(), unchanged(learn):
         with learn.added_cbs(StopExploded(steps//4)): learn.lr_find(start, end, steps, False, show_plot=False, suggest_funcs=None)
         lrs, losses = learn.recorder.lrs, [float(loss) for loss in learn.recorder.losses]

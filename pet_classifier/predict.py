@@ -16,9 +16,12 @@ import numpy as np
 import pandas as pd
 import torch
 from fastcore.basics import num_cpus, patch
+from PIL import Image
+from scipy.special import softmax
 
 from .bundle import Bundle, load_bundle
-from .engine import ENGINES, choose_engine
+from .engine import ENGINES, Answers, choose_engine
+from .gradcam import grad_cam, overlay
 from .images import ImageProblem, listed
 from .interpret import PetInterpretation
 from .pixels import read_square
@@ -30,8 +33,11 @@ class Prediction:
     label: str # the most probable class
     probability: float # how probable
     probs: dict # class -> probability, the most probable first
+    none_of_these: bool = False # does the picture look like nothing that the network knows?
 
-    def __repr__(self): return f'{self.label} ({self.probability:.2f})'
+    def __repr__(self):
+        guess = f'{self.label} ({self.probability:.2f})'
+        return f'none of these; the best guess is {guess}' if self.none_of_these else guess
 
 # %% ../nbs/12_predict.ipynb #8e0938b1
 class Predictor:
@@ -51,14 +57,26 @@ class Predictor:
         "The square of `image` that the network sees; an `ImageProblem` if there is none"
         return read_square(image, self.bundle.size)
 
-    def probabilities(self,
+    def scores(self,
         prepared:list, # tensors, as `prepare` gives them
         n:int=1, # how many pictures will come in all, to choose the engine by
     ) -> np.ndarray: # float32, a row a picture, a column a class
-        "What the network makes of pictures that are prepared"
+        "What the network makes of pictures that are prepared, any numbers: the higher, the more like the class"
         name = choose_engine(self.engine, n)
         if name not in self.ready: self.ready[name] = ENGINES[name](self.bundle, self.precision)
         return self.ready[name](torch.stack(prepared))
+
+    def probabilities(self,
+        scores:np.ndarray, # as `scores` gives them
+    ) -> np.ndarray: # float32, of the same shape, each row adds up to 1
+        "Scores as probabilities, at the bundle's temperature"
+        return softmax(scores/np.float32(self.bundle.temperature), axis=1)
+
+    def is_none(self,
+        scores:np.ndarray, # as `scores` gives them
+    ) -> np.ndarray: # bool, one a picture
+        "Which pictures look like nothing that the network knows: no score reaches the bundle's threshold"
+        return scores.max(1) < (-np.inf if self.bundle.none_below is None else self.bundle.none_below)
 
 # %% ../nbs/12_predict.ipynb #0b82f22a
 @patch
@@ -66,10 +84,26 @@ def predict(self:Predictor,
     image, # the path of a picture, or a PIL image
 ) -> Prediction: # class, probability, and the probabilities of all classes
     "What `image` shows; an `ImageProblem` if it is no picture"
-    probs = self.probabilities([self.prepare(image)])[0]
+    scores = self.scores([self.prepare(image)])
+    probs = self.probabilities(scores)[0]
     order = (-probs).argsort(kind='stable')
     best = {self.bundle.vocab[i]: float(probs[i]) for i in order}
-    return Prediction(next(iter(best)), float(probs.max()), best)
+    return Prediction(next(iter(best)), float(probs.max()), best, bool(self.is_none(scores)[0]))
+
+# %% ../nbs/12_predict.ipynb #76538c45
+@patch
+def look(self:Predictor,
+    image, # the path of a picture, or a PIL image
+    label:str|None=None, # the class to explain; None: the most probable
+) -> tuple: # two PIL images
+    "The square of `image` that the network saw, and where on it `label` was seen"
+    vocab = self.bundle.vocab
+    if label is not None and label not in vocab: raise ValueError(f'no class {label!r}; there are {listed(vocab, 40)}')
+    square, answers = self.prepare(image), Answers(self.bundle)
+    classes = None if label is None else [vocab.index(label)]
+    heat = grad_cam(self.bundle.model, (square[None].float() - answers.mean)/answers.std, classes)[0]
+    seen = Image.fromarray(square.permute(1, 2, 0).numpy())
+    return seen, overlay(seen, heat)
 
 # %% ../nbs/12_predict.ipynb #b5bbc026
 @patch
@@ -86,14 +120,14 @@ def _prepared(self:Predictor, files, bs):
 
 @patch
 def _answers(self:Predictor, files, bs):
-    "Probabilities, a row a file, not-a-number where there is none; and the problem of each file, or ''"
+    "Scores, a row a file, not-a-number where there is none; and the problem of each file, or ''"
     if bs < 1: raise ValueError(f'bs={bs}: expected at least 1')
-    probs, problems = np.full((len(files), len(self.bundle.vocab)), np.nan, np.float32), []
+    scores, problems = np.full((len(files), len(self.bundle.vocab)), np.nan, np.float32), []
     for batch in self._prepared(files, bs):
         good = [i for i, x in enumerate(batch, len(problems)) if isinstance(x, torch.Tensor)]
-        if good: probs[good] = self.probabilities([batch[i-len(problems)] for i in good], len(files))
+        if good: scores[good] = self.scores([batch[i-len(problems)] for i in good], len(files))
         problems += [x.reason if isinstance(x, ImageProblem) else '' for x in batch]
-    return probs, problems
+    return scores, problems
 
 # %% ../nbs/12_predict.ipynb #4e5ab89d
 @patch
@@ -101,12 +135,13 @@ def predict_files(self:Predictor,
     files, # paths of pictures, or one
     top:int=1, # how many classes for each, the most probable first
     bs:int=32, # pictures a batch
-) -> pd.DataFrame: # columns `file`, `label`, `probability`, ..., `label2`, `probability2`, ..., `problem`
+) -> pd.DataFrame: # columns `file`, `label`, `probability`, ..., `label2`, `probability2`, ..., `none_of_these`, `problem`
     "A row for each of `files`, in their order; a broken one has a `problem`, no label and no probability"
     files = [Path(f) for f in ([files] if isinstance(files, (str, Path)) else files)]
     vocab = np.array([*self.bundle.vocab, ''], dtype=object)
     if not 1 <= top < len(vocab): raise ValueError(f'top={top}: expected 1 to {len(vocab)-1}, the number of classes')
-    probs, problems = self._answers(files, bs)
+    scores, problems = self._answers(files, bs)
+    probs = self.probabilities(scores)
     best = np.argsort(-probs, axis=1, kind='stable')[:, :top]
     best_probs = np.take_along_axis(probs, best, 1)
     best[[p != '' for p in problems]] = -1 # the empty label
@@ -114,7 +149,7 @@ def predict_files(self:Predictor,
     for i in range(top):
         n = str(i+1) if i else ''
         rows |= {f'label{n}': vocab[best[:, i]], f'probability{n}': best_probs[:, i]}
-    return pd.DataFrame(rows | dict(problem=problems))
+    return pd.DataFrame(rows | dict(none_of_these=self.is_none(scores), problem=problems))
 
 # %% ../nbs/12_predict.ipynb #982454ad
 @patch
@@ -130,11 +165,11 @@ def evaluate(self:Predictor,
         raise ValueError(f'{len(new)} labels are none of the {len(numbers)} classes of this bundle: {listed(new)}; '
                          f'it knows {listed(numbers, 40)}')
     files = [Path(f) for f in table.file]
-    probs, problems = self._answers(files, bs)
+    scores, problems = self._answers(files, bs)
     good = np.flatnonzero([p == '' for p in problems])
     broken = [(f, p) for f, p in zip(files, problems, strict=True) if p]
     if not len(good):
         raise ValueError(f'none of {len(files)} pictures can be opened: {listed(f"{f.name} ({p})" for f, p in broken)}')
-    targets = np.array([numbers[v] for v in table.label])[good]
+    targets, scores = np.array([numbers[v] for v in table.label])[good], scores[good]
     broken = pd.DataFrame(broken, columns=['file', 'problem'])
-    return PetInterpretation([files[i] for i in good], list(numbers), targets, probs[good], broken)
+    return PetInterpretation([files[i] for i in good], list(numbers), targets, self.probabilities(scores), scores.max(1), broken)

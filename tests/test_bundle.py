@@ -66,20 +66,21 @@ def with_fastais_head(learn, tmp_path_factory):
     return old, save_bundle(old, tmp_path_factory.mktemp('old')/'model')
 
 
-@pytest.mark.parametrize('version', [1, 2])
+@pytest.mark.parametrize('version', [1, 2, 3])
 def test_a_bundle_with_fastais_head_answers_what_its_learner_did(with_fastais_head, tmp_path, version):
     learn, saved = with_fastais_head
     bundle = shutil.copytree(saved, tmp_path/'model')
-    if version == 1: config_with(bundle, format_version=1, head=...)  # as it was written before there was another head
+    if version < 3: config_with(bundle, format_version=version, temperature=..., none_below=...)
+    if version == 1: config_with(bundle, head=...)  # as it was written before there was another head
     loaded = load_bundle(bundle)
     assert loaded.config['head'] == 'fastai' and len(loaded.model[1]) == len(learn.model[1]) > 5
     answers = Predictor(loaded, precision='fp32').evaluate(learn.dls.valid_ds.items).probs
     assert answers.std() > 0.02 and answers == pytest.approx(learn.get_preds()[0].numpy(), abs=1e-5)
 
 
-def test_the_format_is_2_and_says_which_head_it_is(saved, with_fastais_head):
+def test_the_format_is_3_and_says_which_head_it_is(saved, with_fastais_head):
     configs = [json.loads((folder/'config.json').read_text()) for folder in (saved, with_fastais_head[1])]
-    assert [(c['format_version'], c['head']) for c in configs] == [(2, 'linear'), (2, 'fastai')]
+    assert [(c['format_version'], c['head']) for c in configs] == [(3, 'linear'), (3, 'fastai')]
 
 
 def test_holds_three_files_and_no_pickle(saved):
@@ -145,8 +146,8 @@ def test_facts_that_json_cannot_hold_are_refused(learn, tmp_path, value):
     (dict(head=['linear']), 'head that is list, expected str'),
     (dict(head='fastai'), 'is not resnet18 for 3 classes'),
     (dict(format_version=1, head=...), 'is not resnet18 for 3 classes'),  # without a word it is fastai's head
-    (dict(format_version=3, versions=dict(pet_classifier='9.0')), "format 3.*written by version '9.0': pip install --upgrade"),
-    (dict(format_version=3, versions=None), 'format 3.*pip install --upgrade'),
+    (dict(format_version=4, versions=dict(pet_classifier='9.0')), "format 4.*written by version '9.0': pip install --upgrade"),
+    (dict(format_version=4, versions=None), 'format 4.*pip install --upgrade'),
 ])
 def test_a_config_that_is_not_as_it_should_be_is_refused(bundle, changed, said):
     with pytest.raises(ValueError, match=said): load_bundle(config_with(bundle, **changed))

@@ -90,7 +90,7 @@ def sample(
 def check(
     data: Data,
     pattern: Pattern = None,
-    labels: Annotated[bool, typer.Option(help='Look for doubtful labels too; they do not change the exit code.')] = True,
+    labels: Annotated[bool, typer.Option(help='Look for doubtful labels too, which are opinions, and no reason for exit code 1.')] = True,
 ):
     "Labels, broken files, duplicates: a table; exit code 1 if something is wrong."
     import pandas as pd
@@ -103,14 +103,15 @@ def check(
     rows = [(r.file, r.problem) for r in broken.itertuples()]
     rows += [(r.file, f'looks like {r.other}, labelled {label[r.other]}') for r in twice.itertuples()]
     counts = table.label.value_counts()
-    print(f'{len(table)} pictures of {len(counts)} classes, {counts.min()} to {counts.max()} a class; '
-          f'broken files: {len(broken)}; pairs that look the same: {len(twice)}', file=sys.stderr)
-    if rows: print_table(pd.DataFrame(rows, columns=['file', 'problem']))
-    if labels and (table.label.value_counts() > 1).sum() > 1:
+    said = f'broken files: {len(broken)}; pairs that look the same: {len(twice)}'
+    opinions = []
+    if labels and (counts > 1).sum() > 1:
         from pet_classifier.doubts import doubtful_labels
-        doubts = doubtful_labels(table).query('suspect')
-        print(f'labels to look at, for they look more like another class: {len(doubts)}', file=sys.stderr)
-        if len(doubts): print_table(doubts.drop(columns='suspect'))
+        opinions = [(r.file, f'labelled {r.label}, looks more like {r.looks_like} ({r.other_probability:.2f} to {r.probability:.2f})')
+                    for r in doubtful_labels(table).query('suspect').itertuples()]
+        said += f'; labels to look at: {len(opinions)}'
+    print(f'{len(table)} pictures of {len(counts)} classes, {counts.min()} to {counts.max()} a class; {said}', file=sys.stderr)
+    if rows or opinions: print_table(pd.DataFrame(rows + opinions, columns=['file', 'problem']))
     return 1 if rows else 0
 
 # %% ../nbs/15_cli.ipynb #602b6178

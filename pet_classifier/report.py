@@ -10,6 +10,7 @@ __all__ = ['picture_src', 'figure_src', 'loss_pictures', 'confused_pairs', 'plot
 import base64
 import json
 from dataclasses import replace
+from datetime import datetime
 from io import BytesIO
 from pathlib import Path
 
@@ -115,14 +116,18 @@ def read_run(
     tables = {name: pd.read_csv(run/f'{name}.csv', keep_default_na=False) for name in ('doubts', 'duplicates')}
     return metrics, pd.read_csv(run/'history.csv'), interp, tables
 
+def _when(m): return f'{datetime.fromisoformat(m["created"]):%d %B %Y, %H:%M} UTC'
+
 def _facts(m):
     "The first table of the page"
     rows = dict(pictures=f"{m['data']}: {m['train']} to learn from, {m['valid']} to validate on", network=m['arch'],
                 **{'first weights': m['weights']}, size=f"{m['size']} x {m['size']} pixels",
                 kept='the head alone, for fine-tuning made it worse' if m['stage'] == 'head' and m['epochs'] else m['stage'],
                 seed=m['seed'], **{'left out': f"{m['left_out']} broken files" if m['left_out'] else 'nothing'},
-                took=f"{m['seconds']:.0f} s", made=m['created'])
+                took=f"{m['seconds']:.0f} s", made=_when(m))
     return list(rows.items())
+
+def _figure(v): return f'{v:.2f}' if isinstance(v, float) else v
 
 def _none_text(m, interp):
     turned_away = (interp.scores < m['none_below']).mean()
@@ -177,13 +182,13 @@ def report_page(
         curves.append((f'data:image/png;base64,{lr}', 'learning-rate finder', 'The test of the head: loss against rate.'))
     template = Environment(loader=PackageLoader('pet_classifier', 'templates'), autoescape=True).get_template('report.html')
     return template.render(
-        title=f"{metrics['arch']} on {metrics['data']}", subtitle=f"Report of a run of {metrics['created']} by pet_classifier",
+        title=f"{metrics['arch']} on {metrics['data']}", subtitle=f'Report of a run of {_when(metrics)}, by pet_classifier',
         headline=[(f'{interp.error_rate:.1%}', f'of {n} pictures it never learned from were taken for another breed'),
                   (f'{low:.1%} to {high:.1%}', 'is where the error rate lies, with 95 % confidence'),
                   (f'{len(interp.vocab)}', f'classes, {metrics["train"]} pictures to learn from')],
         facts=_facts(metrics), n_valid=n, low=f'{low:.1%}', high=f'{high:.1%}', curves=curves, losses=losses,
         unreadable=unreadable, confusion=figure_src(interp.plot_confusion_matrix()), confused=confused_pairs(interp),
-        breed_columns=list(breeds), breeds=breeds.round(2).to_numpy(object), calibration_text=_calibration_text(calibrated),
+        breed_columns=list(breeds), breeds=breeds.map(_figure).to_numpy(object), calibration_text=_calibration_text(calibrated),
         reliability=_reliability(raw, calibrated), none_text=_none_text(metrics, raw),
         tables=list(_tables(found)), command=metrics['command'], versions=metrics['versions'])
 

@@ -79,8 +79,18 @@ def test_sample_draws_into_a_new_folder_only(cli, tmp_path):
 
 def test_check_has_nothing_to_say_of_good_pictures(cli, tiny_folder):
     code, out, err = cli('check', tiny_folder)
-    said = '18 pictures of 3 classes, 6 to 6 a class; broken files: 0; pairs that look the same: 0\n'
-    assert (code, out, err) == (0, '', said)
+    said = '18 pictures of 3 classes, 6 to 6 a class; broken files: 0; pairs that look the same: 0'
+    assert (code, out, err) == (0, '', f'{said}; labels to look at: 0\n')
+    assert cli('check', tiny_folder, '--no-labels') == (0, '', f'{said}\n')
+
+
+def test_check_shows_a_label_that_is_doubtful_but_it_is_an_opinion(cli, tiny_folder, tmp_path):
+    folder = tmp_path/'data'
+    shutil.copytree(tiny_folder, folder)
+    (folder/'red_1.jpg').rename(folder/'blue_66.jpg')
+    code, out, err = cli('check', folder)
+    assert code == 0 and err.endswith('labels to look at: 1\n')
+    assert rows(out).file.tolist() == [str(folder/'blue_66.jpg')] and rows(out).problem[0].startswith('labelled blue, looks more like red')
 
 
 def test_check_names_broken_files_and_twins(cli, tiny_folder, tmp_path):
@@ -91,7 +101,7 @@ def test_check_names_broken_files_and_twins(cli, tiny_folder, tmp_path):
     code, out, err = cli('check', folder)
     table = rows(out)
     assert code == 1 and '19 pictures' in err and 'broken files: 1; pairs that look the same: 1' in err
-    assert table.file.tolist() == [str(folder/'red_99.jpg'), str(folder/'blue_77.jpg')]
+    assert table.file.tolist()[:2] == [str(folder/'red_99.jpg'), str(folder/'blue_77.jpg')]
     assert table.problem[0].startswith('not a picture')
     assert table.problem[1].startswith(f'looks like {folder/"red_0.jpg"}') and 'red' in table.problem[1].split(',')[-1]
 
@@ -137,9 +147,11 @@ def test_train_does_what_train_run_does(cli, tiny_run, tiny_weights, tmp_path):
                           '--head-epochs', 3, '--epochs', 1, '--lr', '1e-4:1e-3')
     assert code == 0 and not err
     assert 'left out: red_90.jpg: not a picture' in said
-    assert said.endswith(f'pictures: {out/"figures"}\nmodel:    {out/"model"}\n')
+    assert said.endswith(f'report:   {out/"report.html"}\npictures: {out/"figures"}\nmodel:    {out/"model"}\n')
     metrics = json.loads((out/'metrics.json').read_text())
-    assert {k: v for k, v in metrics.items() if k != 'seconds'} == {k: v for k, v in tiny_run.metrics.items() if k != 'seconds'}
+    own = 'seconds', 'created', 'command'
+    assert {k: v for k, v in metrics.items() if k not in own} == {k: v for k, v in tiny_run.metrics.items() if k not in own}
+    assert metrics['command'].startswith(f'pet-classifier train {tiny_run.data} --out {out} --arch test_resnet --size 32 ')
     one, other = (load_file(o/'model'/'model.safetensors') for o in (out, tiny_run.out))
     assert all((v - other[k]).abs().max() <= 1e-6 for k, v in one.items())
 
@@ -156,7 +168,7 @@ def test_find_lr_prints_a_rate_and_draws_the_plot(cli, tiny_folder, tiny_weights
 def test_predict_prints_a_row_a_picture(cli, bundle, tiny_folder):
     code, out, err = cli('predict', bundle, tiny_folder/'red_1.jpg', tiny_folder, tiny_folder/'blue_0.jpg')
     table = rows(out)
-    assert code == 0 and not err and list(table) == ['file', 'label', 'probability', 'problem'] and len(table) == 20
+    assert code == 0 and not err and list(table) == ['file', 'label', 'probability', 'none_of_these', 'problem'] and len(table) == 20
     in_folder = sorted(map(str, tiny_folder.iterdir()))
     assert table.file.tolist() == [str(tiny_folder/'red_1.jpg'), *in_folder, str(tiny_folder/'blue_0.jpg')]
     assert set(table.label) <= {'red', 'green', 'blue'} and (table.problem == '').all()
@@ -166,7 +178,8 @@ def test_predict_prints_a_row_a_picture(cli, bundle, tiny_folder):
 def test_predict_top_has_two_columns_more_for_each_class(cli, bundle, tiny_folder):
     _, out, _ = cli('predict', bundle, tiny_folder, '--top', 3)
     table = rows(out)
-    assert list(table) == ['file', 'label', 'probability', 'label2', 'probability2', 'label3', 'probability3', 'problem']
+    assert list(table) == ['file', 'label', 'probability', 'label2', 'probability2', 'label3', 'probability3',
+                           'none_of_these', 'problem']
     assert (table.probability >= table.probability2).all() and (table.probability2 >= table.probability3).all()
     assert all({a, b, c} == {'red', 'green', 'blue'} for a, b, c in zip(table.label, table.label2, table.label3))
 
@@ -190,13 +203,13 @@ def test_evaluate_agrees_with_predict(cli, bundle, tiny_folder):
     code, out, err = cli('evaluate', bundle, tiny_folder)
     table, said = rows(out), rows(cli('predict', bundle, tiny_folder)[1])
     wrong = sum(not file.rsplit('/')[-1].startswith(f'{label}_') for file, label in zip(said.file, said.label))
-    assert code == 0 and err == f'error rate {wrong/18:.1%} on 18 pictures, 0 left out\n'
+    assert code == 0 and err.startswith(f'error rate {wrong/18:.1%} on 18 pictures (95 % sure: ') and err.endswith(', 0 left out\n')
     assert table.breed.tolist() == ['blue', 'green', 'red'] and table.support.tolist() == [6]*3 and table.errors.sum() == wrong
 
 
 def test_evaluate_with_broken_pictures_is_exit_code_1(cli, bundle, tiny_run):
     code, out, err = cli('evaluate', bundle, tiny_run.data)
-    assert code == 1 and err.endswith('on 18 pictures, 2 left out\n') and rows(out).support.sum() == 18
+    assert code == 1 and ' on 18 pictures (' in err and err.endswith(', 2 left out\n') and rows(out).support.sum() == 18
 
 
 def test_a_terminal_gets_an_aligned_table(cli, bundle, tiny_folder, monkeypatch):

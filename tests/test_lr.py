@@ -183,7 +183,7 @@ def test_the_same_seed_gives_the_same_rate(learner):
 
 @pytest.mark.parametrize('kwargs, said', [
     (dict(method='best'), "no method 'best': there are valley, steep, minimum, slide"),
-    (dict(start=0), 'start=0, end=10.0: expected two rates above 0'),
+    (dict(start=0), 'start=0, end=1000.0: expected two rates above 0'),
     (dict(start=-1e-3), 'expected two rates above 0'),
     (dict(start=1e-2, end=1e-3), 'the first the smaller'),
     (dict(start=1e-2, end=1e-2), 'the first the smaller'),

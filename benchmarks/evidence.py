@@ -21,9 +21,9 @@ from sklearn.metrics import roc_auc_score
 
 from pet_classifier.calibration import calibrate
 from pet_classifier.datasets import write_digits
-from pet_classifier.doubts import body_features, doubtful_labels
+from pet_classifier.doubts import body_features, doubtful_labels, duplicate_pairs
 from pet_classifier.head import fit_head
-from pet_classifier.images import list_images, near_duplicates, open_image
+from pet_classifier.images import list_images, open_image
 from pet_classifier.interpret import interpret
 from pet_classifier.labels import PETS_PATTERN, label_by_name
 from pet_classifier.learner import pet_learner
@@ -34,7 +34,7 @@ from pet_classifier.unknown import none_threshold
 
 def wrong_labels(table, size, n=40, seeds=5):
     "How many of `n` planted wrong labels stand among the first 40 and 60, seed by seed"
-    features, breeds = body_features(table, size=size), sorted(set(table.label))
+    features, breeds = body_features(table.file, size=size), sorted(set(table.label))
     first = {40: [], 60: []}
     for seed in range(seeds):
         rng = np.random.default_rng(seed)
@@ -58,7 +58,7 @@ def altered(im, how):
     return im
 
 
-def duplicates(table, folder, n=30):
+def duplicates(table, size, folder, n=30):
     "How many of `n` planted near-duplicates are found, by kind; and the pairs that are found among the pictures themselves"
     rng, kinds = np.random.default_rng(0), ('quality 60', 'resized', 'mirrored', 'cropped')
     planted = {}
@@ -66,7 +66,8 @@ def duplicates(table, folder, n=30):
         file = folder/f'copy_{i}.jpg'
         altered(open_image(table.file.iloc[row]), kinds[i % 4]).save(file, quality=60 if i % 4 == 0 else 90)
         planted[file] = table.file.iloc[row], kinds[i % 4]
-    pairs = near_duplicates([*table.file, *planted])
+    files = [*table.file, *planted]
+    pairs = duplicate_pairs(files, body_features(files, size=size))
     found = {frozenset(p) for p in zip(pairs.file, pairs.other)}
     hits = [kind for copy, (original, kind) in planted.items() if {copy, original} in found]
     among = [sorted(Path(f).name for f in p) for p in found if not p & planted.keys()]
@@ -157,7 +158,7 @@ def main():
         kinds = no_pets(Path(folder))
         (Path(folder)/'copies').mkdir()
         result = dict(size=args.size, pictures=len(table), wrong_labels=wrong_labels(table, args.size),
-                      duplicates=duplicates(table, Path(folder)/'copies'),
+                      duplicates=duplicates(table, args.size, Path(folder)/'copies'),
                       calibration_and_none=calibration_and_none(table, args.size, args.splits, kinds),
                       strangers=strangers(table, args.size))
     text = json.dumps(result, indent=1)

@@ -90,25 +90,27 @@ def sample(
 def check(
     data: Data,
     pattern: Pattern = None,
-    labels: Annotated[bool, typer.Option(help='Look for doubtful labels too, which are opinions, and no reason for exit code 1.')] = True,
+    quick: Annotated[bool, typer.Option('--quick', help='Without the network: no cropped copies, no doubtful labels.')] = False,
 ):
     "Labels, broken files, duplicates: a table; exit code 1 if something is wrong."
     import pandas as pd
 
-    from pet_classifier.images import near_duplicates
+    from pet_classifier.doubts import body_features, doubtful_labels, duplicate_pairs
     from pet_classifier.run import labelled_table
     table, broken = labelled_table(data, pattern)
-    twice = near_duplicates(table.file)
+    features = None if quick else body_features(table.file)
+    twice = duplicate_pairs(table.file, features)
     label = table.set_index('file').label
     rows = [(r.file, r.problem) for r in broken.itertuples()]
     rows += [(r.file, f'looks like {r.other}, labelled {label[r.other]}') for r in twice.itertuples()]
     counts = table.label.value_counts()
     said = f'broken files: {len(broken)}; pairs that look the same: {len(twice)}'
     opinions = []
-    if labels and (counts > 1).sum() > 1:
-        from pet_classifier.doubts import doubtful_labels
-        opinions = [(r.file, f'labelled {r.label}, looks more like {r.looks_like} ({r.other_probability:.2f} to {r.probability:.2f})')
-                    for r in doubtful_labels(table).query('suspect').itertuples()]
+    if not quick and (counts > 1).sum() > 1:
+        suspects = doubtful_labels(table, features).query('suspect')
+        opinions = [(r.file, f'labelled {r.label}, looks more like {r.looks_like}, '
+                     f'{r.other_probability:.2f} to {r.probability:.2f}')
+                    for r in suspects.itertuples()]
         said += f'; labels to look at: {len(opinions)}'
     print(f'{len(table)} pictures of {len(counts)} classes, {counts.min()} to {counts.max()} a class; {said}', file=sys.stderr)
     if rows or opinions: print_table(pd.DataFrame(rows + opinions, columns=['file', 'problem']))

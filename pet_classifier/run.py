@@ -21,11 +21,11 @@ from matplotlib import pyplot as plt
 from .bundle import save_bundle, versions
 from .calibration import fit_temperature
 from .datasets import dataset
-from .doubts import DOUBTS, doubtful_labels
+from .doubts import DOUBTS, doubtful_labels, duplicate_pairs
 from .features import kept_features
 from .guard import refuse_unknown
 from .head import fit_head
-from .images import check_images, list_images, near_duplicates
+from .images import check_images, list_images
 from .interpret import PetInterpretation, interpret, save_predictions
 from .labels import PETS_PATTERN, label_by_folder, label_by_name, preview_pattern
 from .learner import check_arch, pet_learner
@@ -120,13 +120,13 @@ def save_trouble(
 ):
     "Write duplicates.csv and doubts.csv: pairs that look the same, and labels, the most doubtful first"
     def short(files): return [Path(f).absolute().relative_to(root).as_posix() for f in files]
-    rows = table.set_index('file')
-    twice = near_duplicates(table.file)
-    twice['across_split'] = [bool(rows.is_valid[a] != rows.is_valid[b]) for a, b in zip(twice.file, twice.other)]
+    is_valid = table.set_index('file').is_valid
+    features = None if learn.backbone.weights == 'none' else kept_features(learn, table.file)
+    twice = duplicate_pairs(table.file, features)
+    twice['across_split'] = [bool(is_valid[a] != is_valid[b]) for a, b in zip(twice.file, twice.other)]
     if len(twice): say(f'{len(twice)} pairs of pictures look the same, {twice.across_split.sum()} of them across the split')
     write_csv(out/'duplicates.csv', twice.assign(file=short(twice.file), other=short(twice.other)))
-    if learn.backbone.weights == 'none': doubts = pd.DataFrame(columns=DOUBTS)
-    else: doubts = doubtful_labels(table, kept_features(learn, table.file))
+    doubts = pd.DataFrame(columns=DOUBTS) if features is None else doubtful_labels(table, features)
     write_csv(out/'doubts.csv', doubts.assign(file=short(doubts.file)))
 
 # %% ../nbs/13a_run.ipynb #4e85da09

@@ -65,7 +65,8 @@ def present(monkeypatch): monkeypatch.setattr(engine, 'find_spec', lambda name: 
 
 def test_answers_are_the_scores_of_what_the_network_sees(bundle, squares, expected):
     with torch.no_grad(): scores = Answers(bundle).eval()(squares)
-    assert np.allclose(scores.softmax(1).numpy(), expected, atol=1e-5) and not torch.allclose(scores.sum(1), torch.ones(6), atol=0.1)
+    assert np.allclose(scores.softmax(1).numpy(), expected, atol=1e-5)
+    assert not torch.allclose(scores.sum(1), torch.ones(6), atol=0.1)
 
 
 def test_torch_gives_the_networks_answers_in_batches_of_any_size(bundle, squares, expected):

@@ -56,7 +56,7 @@ def broken(tmp_path):
 
 
 def test_says_what_the_learner_says(learn, predictor, files):
-    ours = predictor.probabilities([predictor.prepare(f) for f in files])
+    ours = predictor.probabilities(predictor.scores([predictor.prepare(f) for f in files]))
     assert ours.dtype == np.float32 and ours.std() > 0.01
     assert ours == pytest.approx(learn.get_preds()[0].numpy(), abs=1e-5)
 
@@ -104,7 +104,7 @@ def test_a_broken_picture_is_an_image_problem(predictor, broken):
 def test_broken_pictures_among_good_ones_keep_their_place(predictor, files, broken, bs):
     mixed = [broken[0], *files[:3], broken[1], broken[2], *files[3:]]
     rows = predictor.predict_files(mixed, bs=bs)
-    assert list(rows) == ['file', 'label', 'probability', 'problem']
+    assert list(rows) == ['file', 'label', 'probability', 'none_of_these', 'problem'] and not rows.none_of_these.any()
     assert rows.file.tolist() == mixed
     assert rows.label.tolist() == [predictor.predict(f).label if f in files else '' for f in mixed]
     assert rows.probability.isna().tolist() == [f in broken for f in mixed]
@@ -119,7 +119,8 @@ def test_nothing_but_broken_pictures(predictor, broken):
 
 def test_top(predictor, files):
     rows = predictor.predict_files(files, top=3)
-    assert list(rows) == ['file', 'label', 'probability', 'label2', 'probability2', 'label3', 'probability3', 'problem']
+    assert list(rows) == ['file', 'label', 'probability', 'label2', 'probability2', 'label3', 'probability3',
+                          'none_of_these', 'problem']
     first = predictor.predict(files[0])
     assert [rows.label[0], rows.label2[0], rows.label3[0]] == list(first.probs)
     assert rows.probability2[0] == pytest.approx(list(first.probs.values())[1], abs=1e-5)
@@ -130,7 +131,8 @@ def test_top(predictor, files):
 
 def test_one_file_and_none(predictor, files):
     assert predictor.predict_files(str(files[0])).file.tolist() == [Path(files[0])]
-    assert list(predictor.predict_files([], top=2)) == ['file', 'label', 'probability', 'label2', 'probability2', 'problem']
+    assert list(predictor.predict_files([], top=2)) == ['file', 'label', 'probability', 'label2', 'probability2',
+                                                       'none_of_these', 'problem']
 
 
 def test_evaluates_as_the_learner_does(learn, predictor, table):

@@ -11,7 +11,9 @@ from fastai.learner import Learner
 from PIL import Image
 from safetensors.torch import load_file
 
+from pet_classifier.calibration import at_temperature
 from pet_classifier.features import fingerprint
+from pet_classifier.interpret import load_predictions
 from pet_classifier.labels import label_by_name
 from pet_classifier.predict import Predictor
 from pet_classifier.run import check_out, labelled_table, train_run, train_stages
@@ -36,9 +38,10 @@ def test_the_lower_error_is_better_and_among_equals_the_lower_loss(a, b, is_bett
 
 def test_a_run_has_every_part(tiny_run):
     assert sorted(f.relative_to(tiny_run.out).as_posix() for f in tiny_run.out.rglob('*') if f.is_file()) == [
-        'checkpoints/fine-tuned.safetensors', 'checkpoints/head.safetensors', 'figures/batch.png', 'figures/confusion_matrix.png',
-        'figures/lr.png', 'figures/top_losses.png', 'history.csv', 'metrics.json', 'model/README.md', 'model/config.json',
-        'model/model.safetensors', 'split.csv']
+        'checkpoints/fine-tuned.safetensors', 'checkpoints/head.safetensors', 'doubts.csv', 'duplicates.csv',
+        'figures/batch.png', 'figures/confusion_matrix.png', 'figures/lr.png', 'figures/top_losses.png', 'history.csv',
+        'metrics.json', 'model/README.md', 'model/config.json', 'model/model.safetensors', 'predictions.csv',
+        'report.html', 'split.csv']
     for f in (tiny_run.out/'figures').iterdir():
         with Image.open(f) as im: assert min(im.size) > 100 and len(im.convert('RGB').getcolors(2**24)) > 20
 
@@ -57,9 +60,12 @@ def test_metrics_history_and_bundle_agree(tiny_run):
     assert history.stage.tolist() == ['head']*3 + ['fine-tune']
     last = history[history.stage == dict(head='head', **{'fine-tuned': 'fine-tune'})[metrics['stage']]].iloc[-1]
     assert last.error_rate == pytest.approx(metrics['error_rate'])
-    assert last.valid_loss == pytest.approx(interp.losses.mean(), abs=1e-4)
+    raw = load_predictions(tiny_run.out/'predictions.csv', tiny_run.data)  # before the temperature
+    assert last.valid_loss == pytest.approx(raw.losses.mean(), abs=1e-4)
+    assert interp.probs == pytest.approx(at_temperature(raw.probs, metrics['temperature']), abs=1e-4)
     facts = json.loads((tiny_run.out/'model'/'config.json').read_text())['facts']
-    assert facts == {k: v for k, v in metrics.items() if k not in ('seconds', 'versions')}
+    assert facts.items() <= metrics.items() and facts.keys() >= {'error_rate', 'error_low', 'error_high', 'train', 'valid'}
+    assert 'root' not in facts  # the bundle does not tell where its pictures lay
 
 
 def test_broken_files_are_named_counted_and_left_out(tiny_run):

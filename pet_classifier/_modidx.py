@@ -76,6 +76,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                          'pet_classifier.datasets._once': ('datasets.html#_once', 'pet_classifier/datasets.py'),
                                          'pet_classifier.datasets._pets': ('datasets.html#_pets', 'pet_classifier/datasets.py'),
                                          'pet_classifier.datasets._sample': ('datasets.html#_sample', 'pet_classifier/datasets.py'),
+                                         'pet_classifier.datasets.data_licence': ( 'datasets.html#data_licence',
+                                                                                   'pet_classifier/datasets.py'),
                                          'pet_classifier.datasets.dataset': ('datasets.html#dataset', 'pet_classifier/datasets.py'),
                                          'pet_classifier.datasets.draw_sample': ('datasets.html#draw_sample', 'pet_classifier/datasets.py'),
                                          'pet_classifier.datasets.write_digits': ( 'datasets.html#write_digits',

@@ -79,7 +79,7 @@ def model_card(
     config:dict, # as `config.json` holds it
 ) -> str: # Markdown, with the Hugging Face Hub's lines at its head
     "What the network is, what was measured, and what it cannot do"
-    rows = [f'| {harmless(k)} | {harmless(v)} |' for k, v in config['facts'].items()]
+    rows = [f'| {harmless(k)} | {harmless(f"{v:.4g}" if isinstance(v, float) else v)} |' for k, v in config['facts'].items()]
     return _CARD.format(
         n=len(config['vocab']), classes=', '.join(map(harmless, config['vocab'])),
         facts='\n'.join(['| what | value |', '|---|---|', *rows]) if rows else 'Nothing was noted.',

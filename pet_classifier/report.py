@@ -120,7 +120,8 @@ def _when(m): return f'{datetime.fromisoformat(m["created"]):%d %B %Y, %H:%M} UT
 
 def _facts(m):
     "The first table of the page"
-    rows = dict(pictures=f"{m['data']}: {m['train']} to learn from, {m['valid']} to validate on", network=m['arch'],
+    rows = dict(pictures=f"{m['data']}: {m['train']} to learn from, {m['valid']} to validate on",
+                **{'whose they are': m['data_licence']}, network=m['arch'],
                 **{'first weights': m['weights']}, size=f"{m['size']} x {m['size']} pixels",
                 kept='the head alone, for fine-tuning made it worse' if m['stage'] == 'head' and m['epochs'] else m['stage'],
                 seed=m['seed'], **{'left out': f"{m['left_out']} broken files" if m['left_out'] else 'nothing'},

@@ -20,7 +20,7 @@ from matplotlib import pyplot as plt
 
 from .bundle import save_bundle, versions
 from .calibration import fit_temperature
-from .datasets import dataset
+from .datasets import data_licence, dataset
 from .doubts import DOUBTS, doubtful_labels, duplicate_pairs
 from .features import kept_features
 from .guard import refuse_unknown
@@ -184,8 +184,8 @@ def train_run(
     save_figures(out/'figures', learn.dls, suggested, interp)
     write_csv(out/'history.csv', history(learn))
     facts = dict(error_rate=interp.error_rate, data='drawn sample' if data == 'sample' else Path(data).resolve().name,
-                 arch=arch, weights=learn.backbone.weights, size=size, seed=seed, **n, left_out=len(broken), stage=stage,
-                 suggested_lr=float(suggested))
+                 data_licence=data_licence(data), arch=arch, weights=learn.backbone.weights, size=size, seed=seed, **n,
+                 left_out=len(broken), stage=stage, suggested_lr=float(suggested))
     low, high = interp.error_interval
     save_bundle(learn, out/'model', temperature, none_below, **facts, error_low=low, error_high=high)
     metrics = {**facts, 'error_low': low, 'error_high': high, 'temperature': temperature, 'none_below': none_below,

@@ -212,9 +212,9 @@ def test_hostile_names_are_harmless(text):
 
 def test_the_card_holds_no_mark_up_of_others(saved):
     config = check_config(saved/'config.json')
-    config |= dict(vocab=['<script>alert(1)</script>', '{n}', 'pug'], facts={'a|b': '<img src=x>', 'error_rate': 0.07})
+    config |= dict(vocab=['<script>alert(1)</script>', '{n}', 'pug'], facts={'a|b': '<img src=x>', 'error_rate': 5/74})
     card = model_card(config)
-    assert '<' not in card and '{n}' in card and '| error_rate | 0.07 |' in card
+    assert '<' not in card and '{n}' in card and '| error_rate | 0.06757 |' in card
     assert card.startswith('---\nlibrary_name: pet-classifier\n') and card.count('\n---\n') == 1
 
 

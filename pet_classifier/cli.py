@@ -131,12 +131,13 @@ def train(
     epochs: Annotated[int, typer.Option(min=0, help='Unfrozen stage; 0: none.')] = 2,
     lr: Annotated[str, typer.Option(metavar='LO:HI', help='Rates of the unfrozen stage, first layers to head.')] = '1e-6:1e-4',
     weights: Weights = 'imagenet',
+    resume: Annotated[bool, typer.Option('--resume', help='Go on with the run in OUT, behind the last finished epoch.')] = False,
 ):
     "Train a classifier; OUT gets the split, the history, the figures, the metrics and the model."
     rates = parse_lr(lr)
     from pet_classifier.run import train_run
     train_run(data, out, arch, size=size, pattern=pattern, split=split, valid_pct=valid_pct, seed=seed, head_epochs=head_epochs,
-              epochs=epochs, lr=rates, weights=weights)
+              epochs=epochs, lr=rates, weights=weights, resume=resume)
     print(f'report:   {out/"report.html"}\npictures: {out/"figures"}\nmodel:    {out/"model"}')
 
 @command

@@ -19,6 +19,7 @@ from fastcore.foundation import L
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from .checkpoint import Checkpoint, keeping
 from .features import cached_features, split_head
 from .guard import refuse_unknown
 
@@ -89,6 +90,7 @@ def fit_head(
     bs:int=64, # features a batch, at most
     seed:int=2, # for the order of the features and for dropout
     views:int=1, # of each training picture: the middle, and `views`-1 augmented ones
+    checkpoint:Checkpoint|None=None, # keeps each epoch, and goes on behind those it holds
 ):
     "Train the head of `learn` by one cycle, on features that the frozen body computes once; leaves `learn` frozen"
     if epochs is not None and epochs < 1:
@@ -96,6 +98,6 @@ def fit_head(
     if bs < 2: raise ValueError(f'bs={bs}: expected at least 2, for a batch of one cannot be normalised by its own statistics')
     learn.freeze()
     learn.epoch_table.stage = 'head'
-    with no_random(seed), on_features(learn, bs, views):
+    with no_random(seed), on_features(learn, bs, views), keeping(learn, checkpoint):
         lr = lr or (0.05 if len(list(learn.model)) == 1 else 0.005)
         learn.fit_one_cycle(epochs or default_epochs(len(learn.dls.train_ds), bs), lr)

@@ -39,6 +39,10 @@ class EpochTable(Callback):
         self.every = ceil(self.n_epoch/self.max_shown)
         self.handle = display(HTML(''), display_id=True) if in_notebook() else None
 
+    def kept(self): return dict(rows=self.rows), {}
+
+    def restore(self, kept, tensors): self.rows = list(kept['rows'])
+
     def before_epoch(self): self.started = time.perf_counter()
 
     def after_batch(self):

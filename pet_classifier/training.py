@@ -14,9 +14,9 @@ import pandas as pd
 from fastai.callback.core import Callback
 from fastai.learner import Learner
 from fastai.torch_core import no_random
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from .checkpoint import Checkpoint, check_fits, keeping, read_tensors
 from .guard import refuse_unknown
 from .learner import frozen_groups
 from .storage import replacing
@@ -61,6 +61,10 @@ class KeepBest(Callback):
 
     def _weights(self): return {k: v.clone() for k, v in self.learn.model.state_dict().items()}
 
+    def kept(self): return dict(best=self.best, epoch_kept=self.epoch_kept), self.weights
+
+    def restore(self, kept, tensors): self.best, self.epoch_kept, self.weights = tuple(kept['best']), kept['epoch_kept'], tensors
+
     def before_fit(self): self.weights = self._weights()
 
     def after_epoch(self):
@@ -86,6 +90,7 @@ def fine_tune(
     lr=slice(1e-6, 1e-4), # highest learning rate of the cycle; a slice gives each parameter group its own, see `group_rates`
     seed:int=2, # for augmentation and dropout; the order of the pictures is drawn by the seed of `loaders`
     keep_best:bool=True, # end with the weights of the best epoch, those it began with included?
+    checkpoint:Checkpoint|None=None, # keeps each epoch, and goes on behind those it holds
 ) -> bool: # did it help? With `keep_best=False`: was the last epoch better than the beginning?
     "Unfreeze `learn` and train all of it by one cycle, on augmented pictures; it never ends worse than it began"
     check_rates(lr)
@@ -94,7 +99,7 @@ def fine_tune(
     learn.epoch_table.stage = 'fine-tune'
     with no_random(): began = judged(learn, learn.validate())
     best = KeepBest(began)
-    with no_random(seed), learn.added_cbs(best if keep_best else []): learn.fit_one_cycle(epochs, lr)
+    with no_random(seed), learn.added_cbs(best if keep_best else []), keeping(learn, checkpoint): learn.fit_one_cycle(epochs, lr)
     if keep_best: return best.epoch_kept is not None
     return better(began, judged(learn, learn.recorder.values[-1][1:]))
 
@@ -129,16 +134,9 @@ def load_stage(
     if not file.is_file():
         there = sorted(f.stem for f in file.parent.glob('*.safetensors'))
         raise FileNotFoundError(f'no stage {name!r}; there are: {", ".join(there) or "none"}')
-    try:
-        with safe_open(file, 'pt') as f: meta, state = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}
-    except SafetensorError as e: raise ValueError(f'{file.name} is not a whole safetensors file: {e}') from e
-    if 'stage' not in meta: raise ValueError(f'{file.name} is no stage saved by save_stage')
-    own = learn.model.state_dict()
-    wrong = [k for k in own.keys() | state.keys() if k not in own or k not in state or own[k].shape != state[k].shape]
-    if wrong:
-        raise ValueError(f'{file.name} belongs to another network: {len(wrong)} tensors differ in name or shape, '
-                         f'such as {sorted(wrong)[0]}')
+    stage, state = read_tensors(file, 'stage')
+    check_fits(file, state, learn.model)
     learn.model.load_state_dict(state)
     learn.opt = None # its momentum belongs to the weights that are gone
     learn.model.zero_grad() # and a weight with a gradient, if only of 0, would be decayed
-    learn.freeze_to(json.loads(meta['stage'])['frozen'])
+    learn.freeze_to(stage['frozen'])

@@ -42,6 +42,12 @@ def test_every_module_has_its_notebook():
     assert exported == {p.stem for p in (ROOT/'pet_classifier').glob('*.py')} - {'__init__', '_modidx', 'all'}
 
 
+@pytest.mark.parametrize('notebook', NOTEBOOKS, ids=lambda n: n.stem)
+def test_nothing_stands_in_the_cell_that_nbdev_test_leaves_out(notebook):
+    cells = [''.join(c['source']) for c in json.loads(notebook.read_text(encoding='utf-8'))['cells']]
+    assert {c for c in cells if 'nbdev_export()' in c} <= {'#| hide\nimport nbdev; nbdev.nbdev_export()'}
+
+
 def outputs(notebook):
     return [o for c in json.loads(notebook.read_text(encoding='utf-8'))['cells'] for o in c.get('outputs', [])]
 

@@ -38,10 +38,10 @@ def test_the_lower_error_is_better_and_among_equals_the_lower_loss(a, b, is_bett
 
 def test_a_run_has_every_part(tiny_run):
     assert sorted(f.relative_to(tiny_run.out).as_posix() for f in tiny_run.out.rglob('*') if f.is_file()) == [
-        'checkpoints/fine-tuned.safetensors', 'checkpoints/head.safetensors', 'doubts.csv', 'duplicates.csv',
+        '.lock', 'checkpoints/fine-tuned.safetensors', 'checkpoints/head.safetensors', 'doubts.csv', 'duplicates.csv',
         'figures/batch.png', 'figures/confusion_matrix.png', 'figures/lr.png', 'figures/top_losses.png', 'history.csv',
         'metrics.json', 'model/README.md', 'model/config.json', 'model/model.safetensors', 'predictions.csv',
-        'report.html', 'split.csv']
+        'report.html', 'run.json', 'split.csv']
     for f in (tiny_run.out/'figures').iterdir():
         with Image.open(f) as im: assert min(im.size) > 100 and len(im.convert('RGB').getcolors(2**24)) > 20
 
@@ -102,9 +102,9 @@ def test_a_split_that_is_given_is_used(tiny_run, quick, tmp_path):
 
 def test_fine_tuning_that_spoils_the_weights_is_taken_back(quick, monkeypatch):
     heads, said = [], []
-    def spoil(learn, epochs, lr, seed):
+    def spoil(learn, epochs, lr, seed, checkpoint):
         heads.append((tuple(learn.validate()), fingerprint(learn.model)))
-        return fine_tune(learn, epochs, 10., seed)
+        return fine_tune(learn, epochs, 10., seed, checkpoint=checkpoint)
     monkeypatch.setattr('pet_classifier.run.fine_tune', spoil)
     out, metrics = quick(head_epochs=20, say=said.append)
     (_, error), kept = heads[0]

@@ -257,7 +257,7 @@ def test_a_torn_stage_is_refused_and_changes_nothing(saved, spoilt):
 def test_a_safetensors_file_of_others_is_refused(saved, meta):
     learn, file = saved
     save_file(load_file(file), file, metadata=meta)
-    with pytest.raises(ValueError, match='a.safetensors is no stage saved by save_stage'): load_stage(learn, 'a')
+    with pytest.raises(ValueError, match='a.safetensors holds no stage'): load_stage(learn, 'a')
 
 
 @pytest.mark.parametrize('change, said', [

@@ -1,0 +1,139 @@
+"A run that was interrupted goes on behind its last finished epoch, and ends as if nothing had happened."
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from filelock import FileLock
+from safetensors.torch import load_file
+
+from pet_classifier.checkpoint import Checkpoint
+from pet_classifier.run import train_run
+
+
+@pytest.fixture
+def quick(monkeypatch, tiny_folder, tiny_weights, tmp_path):
+    "A function that runs three epochs of the head and two of all, without figures and report pictures"
+    monkeypatch.setattr('pet_classifier.run.save_figures', lambda *args: None)
+    def quick(out=tmp_path/'out', **kwargs):
+        options = dict(arch='test_resnet', weights=str(tiny_weights), size=32, head_epochs=3, epochs=2, lr=1e-4,
+                       say=lambda text: None)
+        return train_run(tiny_folder, out, **(options | kwargs))
+    return quick
+
+
+@pytest.fixture
+def interrupted(monkeypatch, quick):
+    "A function that interrupts a run in the middle of the epoch after `n` that were finished, and gives what it said"
+    def interrupted(n, **kwargs):
+        said, count = [], [0]
+        def before_batch(self):
+            if not self.training: return
+            if self.iter == 0: count[0] += 1
+            if count[0] == n+1 and self.iter == self.n_iter-1: raise KeyboardInterrupt
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoint, 'before_batch', before_batch, raising=False)
+            with pytest.raises(KeyboardInterrupt): quick(say=said.append, **kwargs)
+        return said
+    return interrupted
+
+
+@pytest.mark.parametrize('n, said', [
+    (0, 'no epoch was finished'), (1, 'epoch 1 of 3 of the stage head is kept'), (3, 'epoch 3 of 3 of the stage head is kept'),
+    (4, 'epoch 1 of 2 of the stage fine-tune is kept')])
+def test_an_interrupted_run_says_what_is_kept_and_ends_as_if_it_had_not_been(interrupted, quick, tmp_path, n, said):
+    assert interrupted(n)[-1].strip() == f'interrupted; {said}, and the same command with --resume goes on from there'
+    assert (tmp_path/'out'/'checkpoints'/'last.safetensors').is_file() == (n > 0)
+    epochs = []
+    quick(resume=True, say=epochs.append)
+    assert any(s.startswith('frozen stage') for s in epochs) == (n < 3)
+    whole = tmp_path/'whole'
+    quick(whole)
+    one, other = (load_file(out/'model'/'model.safetensors') for out in (tmp_path/'out', whole))
+    assert all(v.equal(other[k]) for k, v in one.items()) and one.keys() == other.keys()
+    histories = [pd.read_csv(out/'history.csv').drop(columns='seconds') for out in (tmp_path/'out', whole)]
+    assert histories[0].equals(histories[1]) and len(histories[0]) == 5
+    assert not (tmp_path/'out'/'checkpoints'/'last.safetensors').exists()  # it is large, and the run is finished
+
+
+def test_the_epochs_that_were_finished_are_not_trained_again(interrupted, quick, monkeypatch):
+    interrupted(4)
+    epochs, keep = [], Checkpoint.after_epoch
+    def noted(self):
+        epochs.append((self.learn.epoch_table.stage, self.epoch))
+        keep(self)
+    monkeypatch.setattr(Checkpoint, 'after_epoch', noted)
+    quick(resume=True)
+    assert epochs == [('fine-tune', 1)]
+
+
+@pytest.mark.parametrize('other', [dict(seed=3), dict(size=64), dict(epochs=3), dict(lr=1e-3), dict(weights='none')])
+def test_a_run_goes_on_with_the_options_it_was_begun_with(interrupted, quick, tmp_path, other):
+    interrupted(1)
+    before = (tmp_path/'out'/'checkpoints'/'last.safetensors').read_bytes()
+    with pytest.raises(ValueError, match='was begun with'): quick(resume=True, **other)
+    assert (tmp_path/'out'/'checkpoints'/'last.safetensors').read_bytes() == before
+
+
+def test_a_run_goes_on_with_its_own_pictures(interrupted, quick, tmp_path, tiny_folder, draw):
+    interrupted(1)
+    (split := tmp_path/'out'/'split.csv').write_text('\n'.join(split.read_text().splitlines()[:-1]) + '\n')
+    with pytest.raises(ValueError, match='is not the split of these pictures: 1 only in the table'): quick(resume=True)
+
+
+def test_a_folder_with_a_begun_run_says_how_to_go_on(interrupted, quick):
+    interrupted(1)
+    with pytest.raises(FileExistsError, match='resume it .--resume., or choose a new folder'): quick()
+
+
+def test_where_nothing_was_begun_resuming_begins(quick, tmp_path):
+    said = []
+    metrics = quick(resume=True, say=said.append)
+    assert any('there is no run in' in s for s in said) and metrics['train'] == 14
+    (tmp_path/'mine').mkdir()
+    (tmp_path/'mine'/'thesis.txt').write_text('three years')
+    with pytest.raises(FileNotFoundError, match='no run was begun in'): quick(tmp_path/'mine', resume=True)
+    assert [f.name for f in (tmp_path/'mine').iterdir()] == ['thesis.txt']
+
+
+def test_a_finished_run_is_left_as_it_is(quick, tmp_path):
+    def state(): return {f: f.read_bytes() for f in (tmp_path/'out').rglob('*') if f.is_file()}
+    metrics, said = quick(), []
+    before = state()
+    assert quick(resume=True, say=said.append) == metrics and state() == before
+    assert 'is finished; nothing is left to do' in said[-1]
+
+
+def test_a_second_process_is_told(quick, tmp_path):
+    (tmp_path/'out').mkdir()
+    with FileLock(tmp_path/'out'/'.lock'):
+        code = f'import filelock; filelock.FileLock({str(tmp_path/"out"/".lock")!r}).acquire(blocking=False)'
+        assert 'Timeout' in subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stderr
+        with pytest.raises(BlockingIOError, match='another process is writing the run'): quick()
+    assert [f.name for f in (tmp_path/'out').iterdir()] == ['.lock']
+    assert quick()['valid'] == 4
+
+
+def test_a_torn_checkpoint_is_refused(interrupted, quick, tmp_path):
+    interrupted(1)
+    file = tmp_path/'out'/'checkpoints'/'last.safetensors'
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ValueError, match='last.safetensors is not a whole safetensors file'): quick(resume=True)
+
+
+def test_what_killed_writers_left_is_removed(interrupted, quick, tmp_path):
+    interrupted(1)
+    (tmp_path/'out'/'.model-0123abcd').mkdir()
+    (tmp_path/'out'/'checkpoints'/'.head-0123abcd.safetensors').touch()
+    (tmp_path/'out'/'.mine').touch()
+    quick(resume=True)
+    assert sorted(f.name for f in (tmp_path/'out').rglob('.*')) == ['.lock', '.mine']
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='Windows has no SIGKILL and no fork')
+def test_killed_runs_end_as_if_they_had_not_been():
+    script = Path(__file__).with_name('kill_and_resume.py')
+    done = subprocess.run([sys.executable, script, '--kills', '6', '--seed', '1'], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '6 of 6 ended with the weights and losses' in done.stdout

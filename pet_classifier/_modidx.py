@@ -430,6 +430,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                         'pet_classifier.storage._said': ('storage.html#_said', 'pet_classifier/storage.py'),
                                         'pet_classifier.storage._sync': ('storage.html#_sync', 'pet_classifier/storage.py'),
                                         'pet_classifier.storage.cache_dir': ('storage.html#cache_dir', 'pet_classifier/storage.py'),
+                                        'pet_classifier.storage.is_leftover': ('storage.html#is_leftover', 'pet_classifier/storage.py'),
                                         'pet_classifier.storage.remove_leftovers': ( 'storage.html#remove_leftovers',
                                                                                      'pet_classifier/storage.py'),
                                         'pet_classifier.storage.replacing': ('storage.html#replacing', 'pet_classifier/storage.py'),

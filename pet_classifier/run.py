@@ -38,7 +38,7 @@ from .lr import find_lr
 from .progress import history
 from .report import write_report
 from .splits import load_split, official_split, random_split, save_split
-from .storage import remove_leftovers, replacing, write_csv, write_json
+from .storage import is_leftover, remove_leftovers, replacing, write_csv, write_json
 from .training import check_rates, fine_tune, load_stage, save_stage, stage_file
 from .unknown import none_threshold
 
@@ -116,7 +116,8 @@ def check_out(
     "`out`, unless there is something in it that is not to be resumed: a run never overwrites another"
     out = Path(out)
     if out.is_file(): raise NotADirectoryError(f'{out} is a file; a run needs a folder')
-    begun, there = (out/_BEGUN).is_file(), out.exists() and any(f.name != _LOCK for f in out.iterdir())
+    begun = (out/_BEGUN).is_file()
+    there = out.exists() and any(f.name != _LOCK and not is_leftover(f) for f in out.iterdir())
     if there and not resume:
         way_out = 'resume it (--resume), or choose a new folder' if begun else 'choose a new folder'
         raise FileExistsError(f'{out} is not empty; a run never overwrites another: {way_out}')
@@ -174,13 +175,13 @@ def begin_run(
     say=print, # gets a line of text if there is something to say
 ) -> bool: # is there something to go on with?
     "Note what was asked for, or see that it is the same again"
+    remove_leftovers(out)
     if not resume or not (out/_BEGUN).is_file():
         if resume: say(f'there is no run in {out} yet: begun anew')
         write_json(out/_BEGUN, dict(options=options))
         return False
     begun = json.loads((out/_BEGUN).read_text(encoding='utf-8'))['options']
     if begun != options: raise ValueError(f'the run in {out} was begun with\n  {begun}\nand cannot go on with\n  {options}')
-    remove_leftovers(out)
     return True
 
 def split_table(

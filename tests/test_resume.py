@@ -91,6 +91,9 @@ def test_where_nothing_was_begun_resuming_begins(quick, tmp_path):
     said = []
     metrics = quick(resume=True, say=said.append)
     assert any('there is no run in' in s for s in said) and metrics['train'] == 14
+    (tmp_path/'killed').mkdir()
+    (tmp_path/'killed'/'.run-0123abcd.json').touch()  # before a word of the run was on the disk
+    assert quick(tmp_path/'killed', resume=True)['train'] == 14
     (tmp_path/'mine').mkdir()
     (tmp_path/'mine'/'thesis.txt').write_text('three years')
     with pytest.raises(FileNotFoundError, match='no run was begun in'): quick(tmp_path/'mine', resume=True)

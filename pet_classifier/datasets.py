@@ -6,8 +6,11 @@
 __all__ = ['draw_sample', 'write_digits', 'dataset', 'data_licence']
 
 # %% ../nbs/01_datasets.ipynb #599b062a
+import gzip
 import hashlib
 import shutil
+import tarfile
+import zlib
 from http.client import HTTPException
 from pathlib import Path
 from urllib.error import URLError
@@ -87,10 +90,23 @@ def _pets():
         write_text(done, 'both archives were checked and unpacked\n')
     return base/'images'
 
+def _unpack(archive, folder):
+    "What is in the .tar.gz `archive` into `folder`, and nowhere else, once all of it was read and its sum is right."
+    try:
+        with gzip.open(archive) as f:
+            while f.read(2**20): pass
+        with tarfile.open(archive) as tar: tar.extractall(folder, filter='data')
+    except (gzip.BadGzipFile, zlib.error, EOFError, tarfile.TarError) as e:
+        raise RuntimeError(f'{archive.name} is cut off, or not what it should be: {e}') from e
+
 def _mnist_sample():
     "fastai's MNIST_SAMPLE."
-    from fastai.data.external import URLs, untar_data
-    def fetch(tmp): untar_data(URLs.MNIST_SAMPLE, base=cache_dir()/'fastai', data=tmp)
+    def fetch(tmp):
+        from fastai.data.external import URLs
+        from torchvision.datasets.utils import download_url
+        by_hand = cache_dir()/'archives'/'mnist_sample.tgz'
+        if not by_hand.is_file(): download_url(URLs.MNIST_SAMPLE, tmp)
+        _unpack(by_hand if by_hand.is_file() else tmp/by_hand.name, tmp)
     return _once(cache_dir()/'mnist_sample', fetch)/'mnist_sample'
 
 # %% ../nbs/01_datasets.ipynb #090c7a4d
@@ -98,7 +114,7 @@ _MADE = {'sample': _sample, 'digits': _digits}
 _FETCHED = {  # how, what, and where it may be put by hand, in the cache
     'pets': (_pets, 'images.tar.gz and annotations.tar.gz from https://www.robots.ox.ac.uk/~vgg/data/pets/',
              'pets/oxford-iiit-pet'),
-    'mnist_sample': (_mnist_sample, 'https://s3.amazonaws.com/fast-ai-sample/mnist_sample.tgz', 'fastai/archive')}
+    'mnist_sample': (_mnist_sample, 'https://s3.amazonaws.com/fast-ai-sample/mnist_sample.tgz', 'archives')}
 
 def _fetch(name):
     "The folder of a data set that is downloaded the first time; no network is an error that says what can be done."

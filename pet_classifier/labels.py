@@ -7,12 +7,13 @@ __all__ = ['PETS_PATTERN', 'preview_pattern', 'label_by_name', 'label_by_path', 
            'label_by_folder', 'label_from_df', 'label_from_csv']
 
 # %% ../nbs/03_labels.ipynb #19250d46
-import re
+import time
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import regex as re
 
 from .guard import refuse_unknown
 from .images import list_images, listed
@@ -40,16 +41,24 @@ def _table(files, labels, is_valid=None, hint=''):
 def _paths(files): return [Path(f) for f in files]
 
 # %% ../nbs/03_labels.ipynb #7f1c6d71
+_PATIENCE = 3  # seconds for all names together
 PETS_PATTERN = r'^(.+)_\d+\.jpg$'  # Oxford-IIIT Pet's names: the label is all before the last underscore and number
 
 def _match(texts, pattern):
     "What `pattern` gives for each of `texts`: its group `label`, else its first group, or None where it does not match."
-    try: regex = re.compile(pattern)
+    try: compiled = re.compile(pattern)
     except re.error as e: raise ValueError(f"'{pattern}' is no regular expression: {e}") from e
-    if not regex.groups:
+    if not compiled.groups:
         raise ValueError(f"'{pattern}' has no group, so it gives no label; put brackets about the label, as in '{PETS_PATTERN}'")
-    group = 'label' if 'label' in regex.groupindex else 1
-    return [m and (m[group] or '') for m in map(regex.search, texts)]
+    group, end = 'label' if 'label' in compiled.groupindex else 1, time.monotonic() + _PATIENCE
+    def label(text):
+        try: found = compiled.search(text, timeout=max(end - time.monotonic(), 1e-3))
+        except TimeoutError:
+            raise ValueError(f"'{pattern}' takes longer than {_PATIENCE} s, at '{text}': it has repeats within repeats, such as "
+                             '(a|aa)+, and tries all ways to share out the letters; write it as simply as '
+                             f"'{PETS_PATTERN}'") from None
+        return found and (found[group] or '')
+    return [label(t) for t in texts]
 
 # %% ../nbs/03_labels.ipynb #b6d86dc1
 @refuse_unknown

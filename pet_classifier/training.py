@@ -6,7 +6,6 @@
 __all__ = ['group_rates', 'check_rates', 'better', 'KeepBest', 'judged', 'fine_tune', 'stage_file', 'save_stage', 'load_stage']
 
 # %% ../nbs/09_training.ipynb #cd57d460
-import json
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +13,10 @@ import pandas as pd
 from fastai.callback.core import Callback
 from fastai.learner import Learner
 from fastai.torch_core import no_random
-from safetensors.torch import save_file
 
-from .checkpoint import Checkpoint, check_fits, keeping, read_tensors
+from .checkpoint import Checkpoint, check_fits, keeping, read_tensors, write_tensors
 from .guard import refuse_unknown
 from .learner import frozen_groups
-from .storage import replacing
 
 # %% ../nbs/09_training.ipynb #d4fcd54b
 def group_rates(
@@ -119,9 +116,7 @@ def save_stage(
 ) -> Path: # the file
     "Save the weights of `learn` and which groups are frozen"
     file = stage_file(learn, name)
-    meta = dict(stage=json.dumps(dict(format_version=1, frozen=frozen_groups(learn))))
-    state = {k: v.contiguous() for k, v in learn.model.state_dict().items()}
-    with replacing(file) as temporary: save_file(state, temporary, metadata=meta)
+    write_tensors(file, 'stage', dict(format_version=1, frozen=frozen_groups(learn)), learn.model.state_dict())
     return file
 
 # %% ../nbs/09_training.ipynb #59b9fa34

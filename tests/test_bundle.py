@@ -2,6 +2,7 @@
 import json
 import shutil
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -230,3 +231,53 @@ def test_names_in_any_writing(learn, tmp_path, monkeypatch):
     bundle = save_bundle(learn, tmp_path/'model')
     assert load_bundle(bundle).vocab == names
     assert '猫' in (bundle/'README.md').read_text(encoding='utf-8')
+
+
+OLD = Path(__file__).parent/'data'/'bundle_format_3'  # written by version 0.0.1, and never again
+
+
+@pytest.mark.parametrize('version', [2, 3])
+def test_a_bundle_of_old_answers_as_it_did(tmp_path, version):
+    folder = shutil.copytree(OLD, tmp_path/'bundle')
+    config = json.loads((folder/'config.json').read_text())
+    if version == 2: config = {k: v for k, v in config.items() if k not in ('temperature', 'none_below')} | dict(format_version=2)
+    (folder/'config.json').write_text(json.dumps(config))
+    y, x = np.mgrid[:40, :48]
+    answers = []
+    for a, b, c in (3, 5, 7), (9, 2, 120), (1, 1, 200):
+        pixels = np.stack([(a*x + b*y) % 256, (b*x) % 256, (a*y + c) % 256], -1).astype(np.uint8)
+        answers.append(Predictor(folder, precision='fp32').predict(Image.fromarray(pixels)))
+    assert [p.label for p in answers] == ['red', 'blue', 'blue']
+    if version == 3:
+        assert [p.probability for p in answers] == pytest.approx([0.6536, 0.8766, 1.0], abs=5e-4)
+        assert answers[0].probs['green'] == pytest.approx(0.3464, abs=5e-4) and not answers[0].none_of_these
+
+
+def header(entries): return struct.pack('<Q', len(text := json.dumps(entries).encode())) + text
+
+
+@pytest.mark.parametrize('data', [
+    header({'a': dict(dtype='F32', shape=[2**38], data_offsets=[0, 2**40])}),
+    header({n: dict(dtype='F32', shape=[4], data_offsets=o) for n, o in dict(a=[0, 16], b=[8, 24]).items()}) + bytes(24),
+    header({'a': dict(dtype='F32', shape=[2**62, 2**62], data_offsets=[0, 16])}) + bytes(16),
+    header({'a': dict(dtype='F32', shape=[4], data_offsets=[16, 0])}) + bytes(16),
+    struct.pack('<Q', 2**63) + b'{', b'{"a":' + b'['*100_000,
+], ids=['a terabyte', 'overlapping', 'overflowing', 'backwards', 'a header without end', 'nested'])
+def test_hostile_weights_are_refused_at_once(bundle, data):
+    (bundle/'model.safetensors').write_bytes(data)
+    with pytest.raises(ValueError, match='is not a whole safetensors file'): load_bundle(bundle)
+
+
+def test_a_path_as_the_name_of_a_tensor_is_only_a_name(bundle, tmp_path):
+    before = sorted(tmp_path.rglob('*'))
+    weights = {'../../evil': dict(dtype='F32', shape=[1], data_offsets=[0, 4])}
+    (bundle/'model.safetensors').write_bytes(header(weights) + bytes(4))
+    with pytest.raises(ValueError, match='of its tensors 123 differ'): load_bundle(bundle)
+    assert sorted(tmp_path.rglob('*')) == before
+
+
+@pytest.mark.parametrize('text', ['['*100_000, '{"a":'*100_000, '9'*10_000, '{"size": 1e999}'],
+                         ids=['lists', 'objects', 'digits', 'infinity'])
+def test_a_hostile_config_is_refused(bundle, text):
+    (bundle/'config.json').write_text(text)
+    with pytest.raises(ValueError): load_bundle(bundle)

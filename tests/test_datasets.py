@@ -1,7 +1,9 @@
 "Where pictures come from."
 import hashlib
 import sys
+import tarfile
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -12,7 +14,7 @@ import pytest
 from PIL import Image
 
 from pet_classifier import datasets, drawing
-from pet_classifier.datasets import dataset, draw_sample, write_digits
+from pet_classifier.datasets import _unpack, dataset, draw_sample, write_digits
 
 
 def digests(folder): return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in Path(folder).iterdir()}
@@ -178,11 +180,38 @@ def test_a_full_disk_is_not_called_a_network(cache, monkeypatch):
     assert not isinstance(e.value, ConnectionError)
 
 
-def test_mnist_sample_is_unpacked_whole(cache, monkeypatch):
-    def untar_data(url, base, data):
-        (data/'mnist_sample'/'train').mkdir(parents=True)
-        return data/'mnist_sample'
-    module = SimpleNamespace(URLs=SimpleNamespace(MNIST_SAMPLE='mnist_sample.tgz'), untar_data=untar_data)
-    for name in 'fastai', 'fastai.data', 'fastai.data.external': monkeypatch.setitem(sys.modules, name, module)
-    assert [p.name for p in dataset('mnist_sample').iterdir()] == ['train']
+def test_mnist_sample_is_unpacked_whole(cache, monkeypatch, tmp_path):
+    def download_url(url, folder, cut=0):
+        with tarfile.open(tmp_path/'whole.tgz', 'w:gz') as tar:
+            for i in range(30): tar.add(__file__, f'mnist_sample/train/{i}.py')
+        data = (tmp_path/'whole.tgz').read_bytes()
+        (folder/'mnist_sample.tgz').write_bytes(data[:len(data)-cut])
+    def served(cut): monkeypatch.setattr('torchvision.datasets.utils.download_url', partial(download_url, cut=cut))
+    for cut in 1, 5, 500:
+        served(cut)
+        with pytest.raises(ConnectionError, match='mnist_sample.tgz is cut off'): dataset('mnist_sample')
+        assert not (cache/'mnist_sample').exists()
+    served(0)
+    assert len(list((dataset('mnist_sample')/'train').iterdir())) == 30
     assert dataset('mnist_sample') == cache/'mnist_sample'/'mnist_sample'
+    monkeypatch.setattr('torchvision.datasets.utils.download_url', lambda *args: pytest.fail('fetched again'))
+    dataset('mnist_sample')
+
+
+def test_an_archive_put_there_by_hand_is_used(cache, tmp_path):
+    (cache/'archives').mkdir(parents=True)
+    with tarfile.open(cache/'archives'/'mnist_sample.tgz', 'w:gz') as tar: tar.add(__file__, 'mnist_sample/a.py')
+    assert [f.name for f in dataset('mnist_sample').iterdir()] == ['a.py']
+
+
+@pytest.mark.parametrize('name', ['../out.txt', '/a/out.txt', 'a/../../out.txt', 'link'])
+def test_an_archive_is_unpacked_in_its_folder_only(tmp_path, name):
+    file = tarfile.TarInfo(name)
+    if name == 'link': file.type, file.linkname = tarfile.SYMTYPE, '../../etc/passwd'
+    with tarfile.open(tmp_path/'a.tgz', 'w:gz') as tar: tar.addfile(file)
+    if name == '/a/out.txt':  # a leading slash is taken off
+        _unpack(tmp_path/'a.tgz', tmp_path/'in')
+        assert (tmp_path/'in'/'a'/'out.txt').exists()
+        return
+    with pytest.raises(RuntimeError, match='a.tgz is cut off, or not what it should be'): _unpack(tmp_path/'a.tgz', tmp_path/'in')
+    assert not (tmp_path/'out.txt').exists()

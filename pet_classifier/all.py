@@ -4,6 +4,7 @@ from .breeds import *
 from .bundle import *
 from .cache import *
 from .calibration import *
+from .checkpoint import *
 from .datasets import *
 from .doubts import *
 from .drawing import *

@@ -95,7 +95,9 @@ def check(
     "Labels, broken files, duplicates: a table; exit code 1 if something is wrong."
     import pandas as pd
 
+    from pet_classifier.datasets import dataset
     from pet_classifier.doubts import body_features, doubtful_labels, duplicate_pairs
+    from pet_classifier.images import check_suffixes, listed, other_files
     from pet_classifier.run import labelled_table
     table, broken = labelled_table(data, pattern)
     features = None if quick else body_features(table.file)
@@ -103,16 +105,17 @@ def check(
     label = table.set_index('file').label
     rows = [(r.file, r.problem) for r in broken.itertuples()]
     rows += [(r.file, f'looks like {r.other}, labelled {label[r.other]}') for r in twice.itertuples()]
-    counts = table.label.value_counts()
+    counts, others = table.label.value_counts(), other_files(dataset(data))
     said = f'broken files: {len(broken)}; pairs that look the same: {len(twice)}'
-    opinions = []
+    opinions = check_suffixes(table.file).values.tolist()
     if not quick and (counts > 1).sum() > 1:
         suspects = doubtful_labels(table, features).query('suspect')
-        opinions = [(r.file, f'labelled {r.label}, looks more like {r.looks_like}, '
+        opinions += [(r.file, f'labelled {r.label}, looks more like {r.looks_like}, '
                      f'{r.other_probability:.2f} to {r.probability:.2f}')
                     for r in suspects.itertuples()]
-        said += f'; labels to look at: {len(opinions)}'
+        said += f'; labels to look at: {len(suspects)}'
     print(f'{len(table)} pictures of {len(counts)} classes, {counts.min()} to {counts.max()} a class; {said}', file=sys.stderr)
+    if others: print(f'left out: {len(others)} hidden or no pictures by their names: {listed(others)}', file=sys.stderr)
     if rows or opinions: print_table(pd.DataFrame(rows + opinions, columns=['file', 'problem']))
     return 1 if rows else 0
 

@@ -53,9 +53,9 @@ def _match(texts, pattern):
     group, end = 'label' if 'label' in compiled.groupindex else 1, time.monotonic() + _PATIENCE
     def label(text):
         try: found = compiled.search(text, timeout=max(end - time.monotonic(), 1e-3))
-        except TimeoutError:
-            raise ValueError(f"'{pattern}' takes longer than {_PATIENCE} s, at '{text}': it has repeats within repeats, such as "
-                             '(a|aa)+, and tries all ways to share out the letters; write it as simply as '
+        except (TimeoutError, MemoryError):
+            raise ValueError(f"'{pattern}' takes longer than {_PATIENCE} s, or all memory, at '{text}': it repeats what repeats, "
+                             'such as (a|aa)+, and tries all ways to share out the letters; write it as simply as '
                              f"'{PETS_PATTERN}'") from None
         return found and (found[group] or '')
     return [label(t) for t in texts]

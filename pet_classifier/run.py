@@ -29,7 +29,7 @@ from .doubts import DOUBTS, doubtful_labels, duplicate_pairs
 from .features import kept_features
 from .guard import refuse_unknown
 from .head import fit_head
-from .images import check_images, list_images
+from .images import check_images, list_images, listed, other_files
 from .interpret import PetInterpretation, interpret, save_predictions
 from .labels import PETS_PATTERN, label_by_folder, label_by_name, preview_pattern
 from .learner import check_arch, pet_learner
@@ -247,6 +247,8 @@ def train_run(
         raise ValueError(f'head_epochs={head_epochs}, epochs={epochs}: expected at least 1, or None, and at least 0')
     table, broken = labelled_table(data, pattern)
     for row in broken.itertuples(): say(f'left out: {row.file.name}: {row.problem}')
+    others = other_files(dataset(data))
+    if others: say(f'left out: {len(others)} hidden or no pictures by their names: {listed(others)}')
     table = split_table(table, split, valid_pct, seed)
     root = Path(os.path.commonpath([Path(f).absolute().parent for f in table.file]))
     n = dict(train=int((~table.is_valid).sum()), valid=int(table.is_valid.sum()))

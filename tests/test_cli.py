@@ -101,11 +101,15 @@ def test_check_names_broken_files_and_twins(cli, tiny_folder, tmp_path):
     shutil.copytree(tiny_folder, folder)
     shutil.copy(folder/'red_0.jpg', folder/'blue_77.jpg')
     (folder/'red_99.jpg').write_text('no picture')
+    Image.open(folder/'red_1.jpg').rotate(90).save(folder/'red_98.jpg', 'GIF')
+    (folder/'notes.txt').touch()
     code, out, err = cli('check', folder)
     table = rows(out)
-    assert code == 1 and '19 pictures' in err and 'broken files: 1; pairs that look the same: 1' in err
+    assert code == 1 and '20 pictures' in err and 'broken files: 1; pairs that look the same: 1' in err
+    assert 'left out: 1 hidden or no pictures by their names: notes.txt' in err
     assert table.file.tolist()[:2] == [str(folder/'red_99.jpg'), str(folder/'blue_77.jpg')]
     assert table.problem[0].startswith('not a picture')
+    assert 'a GIF, though its name ends in .jpg' in table.problem.tolist()
     assert table.problem[1].startswith(f'looks like {folder/"red_0.jpg"}') and 'red' in table.problem[1].split(',')[-1]
 
 

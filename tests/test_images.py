@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from pet_classifier.images import ImageProblem, check_images, image_problem, list_images, listed, near_duplicates, open_image
+from pet_classifier.images import (
+    ImageProblem,
+    check_images,
+    check_suffixes,
+    image_problem,
+    list_images,
+    listed,
+    near_duplicates,
+    open_image,
+    other_files,
+)
 
 
 def scene(seed=0, size=(120, 90)):
@@ -308,3 +318,22 @@ def test_copies_among_the_real_pictures(real, tmp_path):
     def pet(f): return '_'.join(f.stem.split('_')[:-1] if f.stem.endswith(('q60', 'small', 'mirror')) else f.stem.split('_'))
     assert all(pet(f) == pet(o) for f, o in zip(found.file, found.other))
     assert len(found) == len(real[::37]) * 10
+
+
+def test_a_name_that_says_another_format_is_said_and_no_mistake(tmp_path):
+    for name, fmt in {'a.jpg': 'GIF', 'b.JPG': 'WEBP', 'c.jpeg': 'JPEG', 'd.png': 'BMP', 'e.tif': 'TIFF'}.items():
+        scene().save(tmp_path/name, fmt)
+    (tmp_path/'f.jpg').write_text('no picture')
+    found = check_suffixes(list_images(tmp_path))
+    assert [(f.name, p) for f, p in found.values] == [
+        ('a.jpg', 'a GIF, though its name ends in .jpg'), ('b.JPG', 'a WEBP, though its name ends in .JPG'),
+        ('d.png', 'a BMP, though its name ends in .png')]
+    assert list(check_suffixes([])) == ['file', 'problem'] and image_problem(tmp_path/'a.jpg') is None
+
+
+def test_other_files_are_all_that_are_left_out(tmp_path):
+    scene().save(tmp_path/'a.jpg')
+    for name in '.hidden/b.jpg', '.c.jpg', 'd.mat', 'e/f.txt':
+        (tmp_path/name).parent.mkdir(exist_ok=True)
+        (tmp_path/name).touch()
+    assert {f.relative_to(tmp_path).as_posix() for f in other_files(tmp_path)} == {'.hidden/b.jpg', '.c.jpg', 'd.mat', 'e/f.txt'}

@@ -289,3 +289,10 @@ def test_the_input_is_left_as_it_is(mnist):
     before = df.copy()
     label_from_df(df, mnist)
     pd.testing.assert_frame_equal(df, before)
+
+
+@pytest.mark.parametrize('pattern', ['^((a|aa)+)$', '^(.*?a){20}P', '(?R)(a|aa)+'])
+def test_a_pattern_without_end_is_ended(pattern, monkeypatch):
+    monkeypatch.setattr('pet_classifier.labels._PATIENCE', 0.2)
+    with pytest.raises(ValueError, match='takes longer than 0.2 s, or all memory, at .aaaa'):
+        label_by_name(['a'*60 + '.jpg'], pattern)

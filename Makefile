@@ -1,7 +1,7 @@
 # make lesson                            train on the drawn sample, no network but the package index
 # make lesson DATA=pets ARCH=resnet34    the real thing; DATA= takes a folder of your own too
 # make test                              notebooks, package and tests in step; all of them run
-# make bench                             beside plain fastai, on the pictures that PETS_DIR names; under half an hour
+# make bench                             beside plain fastai, on the pictures that PETS_DIR names; 35 minutes on two cores
 # make notebooks                         open the notebooks in Jupyter
 # make readme                            README.md anew from nbs/index.ipynb
 

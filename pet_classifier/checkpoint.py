@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fastai.callback.core import Callback, CancelEpochException
+from fastai.callback.core import CancelEpochException
 from fastai.learner import Learner
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -124,58 +124,52 @@ def set_recorder_state(
     recorder.smooth_loss.val, recorder.smooth_loss.count = torch.tensor(state['smooth'][0]), state['smooth'][1]
 
 # %% ../nbs/06a_checkpoint.ipynb #6096a1e3
-class Checkpoint(Callback):
+class Checkpoint:
     "Writes what an epoch reached to `file`; with `resume` the first fit of the stage it holds goes on from there"
-    order = 80 # behind the callbacks that note what an epoch reached
-
     def __init__(self, file, resume:bool=False):
-        self.file, self.resume, self.done, self.held = Path(file), resume, 0, None
-        self.reached = 'no epoch was finished'
-        if resume and self.file.is_file(): self.held = read_tensors(self.file, 'checkpoint')
+        self.file, self.resume, self.reached = Path(file), resume, 'no epoch was finished'
+        self.held = read_tensors(self.file, 'checkpoint') if resume and self.file.is_file() else None
 
-    @property
-    def stage(self) -> str|None: # None: no epoch is held
-        "The stage whose epoch it holds"
-        return self.held[0]['stage'] if self.held else None
-
-    def _keepers(self): return {type(cb).__name__: cb for cb in self.learn.cbs if hasattr(cb, 'kept')}
-
-    def before_fit(self):
-        self.done = 0
-        if not self.held: return
-        told, tensors = self.held
-        self.learn.epoch_table.restore(told['callbacks']['EpochTable'], {}) # those of earlier stages as well
-        if told['stage'] == self.learn.epoch_table.stage: self._restore(told, tensors)
-        self.held = None
-
-    def _restore(self, told, tensors):
-        if told['epochs'] != self.n_epoch:
-            raise ValueError(f"{self.file.name} is of a fit of {told['epochs']} epochs, not {self.n_epoch}; give the same number")
+    def restore(self,
+        learn:Learner, # at the beginning of a fit
+    ) -> int: # epochs that need not be trained again
+        "Put back what is held, once; of an earlier stage only the table of epochs"
+        if not self.held: return 0
+        (told, tensors), self.held = self.held, None
+        learn.epoch_table.restore(told['callbacks']['EpochTable'], {})
+        if told['stage'] != learn.epoch_table.stage: return 0
+        if told['epochs'] != learn.n_epoch:
+            raise ValueError(f"{self.file.name} is of a fit of {told['epochs']} epochs, not {learn.n_epoch}; "
+                             'give the same number')
         def part(name): return {k.removeprefix(f'{name}/'): v for k, v in tensors.items() if k.startswith(f'{name}/')}
-        check_fits(self.file, part('model'), self.learn.model)
-        self.learn.model.load_state_dict(part('model'))
-        set_optimizer_state(self.learn.opt, told['optimizer'], part('optimizer'))
-        for name, cb in self._keepers().items(): cb.restore(told['callbacks'][name], part(name))
-        set_recorder_state(self.recorder, told['recorder'])
-        set_random_state(self.learn.dls.train, told['random'])
-        self.done = told['done']
+        check_fits(self.file, part('model'), learn.model)
+        learn.model.load_state_dict(part('model'))
+        set_optimizer_state(learn.opt, told['optimizer'], part('optimizer'))
+        for name, cb in _keepers(learn).items(): cb.restore(told['callbacks'][name], part(name))
+        set_recorder_state(learn.recorder, told['recorder'])
+        set_random_state(learn.dls.train, told['random'])
         self._note(told)
+        return told['done']
 
-    def after_epoch(self):
-        told, tensors = dict(format_version=1, stage=self.learn.epoch_table.stage, done=self.epoch+1, epochs=self.n_epoch,
-                             recorder=recorder_state(self.recorder), callbacks={},
-                             random=random_state(self.learn.dls.train)), {}
+    def write(self,
+        learn:Learner, # at the end of an epoch
+    ):
+        "Write all that the next epoch depends on"
+        told, tensors = dict(format_version=1, stage=learn.epoch_table.stage, done=learn.epoch+1, epochs=learn.n_epoch,
+                             recorder=recorder_state(learn.recorder), random=random_state(learn.dls.train), callbacks={}), {}
         def put(name, some): tensors.update({f'{name}/{k}': v for k, v in some.items()})
-        put('model', self.learn.model.state_dict())
-        told['optimizer'], some = optimizer_state(self.learn.opt)
+        put('model', learn.model.state_dict())
+        told['optimizer'], some = optimizer_state(learn.opt)
         put('optimizer', some)
-        for name, cb in self._keepers().items():
+        for name, cb in _keepers(learn).items():
             told['callbacks'][name], some = cb.kept()
             put(name, some)
         write_tensors(self.file, 'checkpoint', told, tensors)
         self._note(told)
 
     def _note(self, told): self.reached = f"epoch {told['done']} of {told['epochs']} of the stage {told['stage']} is kept"
+
+def _keepers(learn): return {type(cb).__name__: cb for cb in learn.cbs if hasattr(cb, 'kept')}
 
 @contextmanager
 def keeping(
@@ -187,10 +181,10 @@ def keeping(
         yield
         return
     def epochs():
-        for epoch in range(checkpoint.done, learn.n_epoch):
+        for epoch in range(checkpoint.restore(learn), learn.n_epoch):
             learn.epoch = epoch
             learn._with_events(learn._do_epoch, 'epoch', CancelEpochException)
-    with learn.added_cbs(checkpoint):
-        learn._do_fit = epochs # fastai's own begins with the first
-        try: yield
-        finally: del learn._do_fit
+            checkpoint.write(learn)
+    learn._do_fit = epochs # fastai's own begins with the first, and keeps nothing
+    try: yield
+    finally: del learn._do_fit

@@ -105,8 +105,8 @@ def replacing_dir(
 def is_leftover(
     path:Path, # of a file or folder
 ) -> bool: # does `replacing` make up such names?
-    "Is `path` what a writer leaves that was killed, or has not finished yet?"
-    return bool(re.fullmatch(r'\..*-[0-9a-f]{8}(\.\w+)?', path.name))
+    "Is `path` what a writer leaves that was killed, or has not finished yet? (`.tmp...` is safetensors' own)"
+    return bool(re.fullmatch(r'\..*-[0-9a-f]{8}(\.\w+)?|\.tmp\w{6}', path.name))
 
 def remove_leftovers(
     folder, # where no other process is writing

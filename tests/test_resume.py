@@ -9,6 +9,7 @@ from filelock import FileLock
 from safetensors.torch import load_file
 
 from pet_classifier.checkpoint import Checkpoint
+from pet_classifier.progress import EpochTable
 from pet_classifier.run import train_run
 
 
@@ -28,12 +29,12 @@ def interrupted(monkeypatch, quick):
     "A function that interrupts a run in the middle of the epoch after `n` that were finished, and gives what it said"
     def interrupted(n, **kwargs):
         said, count = [], [0]
-        def before_batch(self):
-            if not self.training: return
+        def after_batch(self):
+            if not self.training or self.quiet: return
             if self.iter == 0: count[0] += 1
             if count[0] == n+1 and self.iter == self.n_iter-1: raise KeyboardInterrupt
         with monkeypatch.context() as patch:
-            patch.setattr(Checkpoint, 'before_batch', before_batch, raising=False)
+            patch.setattr(EpochTable, 'after_batch', after_batch)
             with pytest.raises(KeyboardInterrupt): quick(say=said.append, **kwargs)
         return said
     return interrupted
@@ -59,11 +60,11 @@ def test_an_interrupted_run_says_what_is_kept_and_ends_as_if_it_had_not_been(int
 
 def test_the_epochs_that_were_finished_are_not_trained_again(interrupted, quick, monkeypatch):
     interrupted(4)
-    epochs, keep = [], Checkpoint.after_epoch
-    def noted(self):
-        epochs.append((self.learn.epoch_table.stage, self.epoch))
-        keep(self)
-    monkeypatch.setattr(Checkpoint, 'after_epoch', noted)
+    epochs, write = [], Checkpoint.write
+    def noted(self, learn):
+        epochs.append((learn.epoch_table.stage, learn.epoch))
+        write(self, learn)
+    monkeypatch.setattr(Checkpoint, 'write', noted)
     quick(resume=True)
     assert epochs == [('fine-tune', 1)]
 
@@ -140,3 +141,21 @@ def test_killed_runs_end_as_if_they_had_not_been():
     done = subprocess.run([sys.executable, script, '--kills', '6', '--seed', '1'], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert '6 of 6 ended with the weights and losses' in done.stdout
+
+
+def test_a_full_disk_in_the_middle_is_one_clear_line_and_the_last_epoch_stays(quick, tmp_path, monkeypatch):
+    write, n = Checkpoint.write, []
+    def full(self, learn):
+        n.append(1)
+        if len(n) == 3: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+        write(self, learn)
+    resource = pytest.importorskip('resource')
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, 'write', full)
+        try:
+            with pytest.raises(OSError) as e: quick()
+        finally: resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert str(e.value).startswith("cannot write 'last.safetensors'") and str(e.value).endswith('what was there is untouched')
+    quick(resume=True)
+    assert len(pd.read_csv(tmp_path/'out'/'history.csv')) == 5

@@ -173,7 +173,8 @@ def _bits(file):
     from imagehash import phash
     try: im = _read(file, draft=256)
     except ImageProblem: return None
-    return [phash(i, 16).hash.ravel() * 2. - 1 for i in (im, im.transpose(_T.FLIP_LEFT_RIGHT))]
+    small = im.convert('L').resize((64, 64), Image.Resampling.LANCZOS) # as `phash` does it, once for both
+    return [phash(i, 16).hash.ravel() * 2. - 1 for i in (small, small.transpose(_T.FLIP_LEFT_RIGHT))]
 
 # %% ../nbs/02_images.ipynb #c3908a23
 def near_duplicates(

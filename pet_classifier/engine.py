@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 from torch import nn
 
 from .bundle import Bundle
@@ -81,7 +81,7 @@ def _converted(bundle):
     xml, weights = _convert(bundle)
     try:
         if make_room(xml.size + weights.size):
-            with replacing(computed_dir()/name) as temporary: save_file(dict(xml=xml, bin=weights), temporary)
+            with replacing(computed_dir()/name) as temporary: temporary.write_bytes(save(dict(xml=xml, bin=weights)))
     except OSError as e: warnings.warn(f'the converted network is not kept: {e}', stacklevel=2)
     return xml, weights
 

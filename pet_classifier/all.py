@@ -19,6 +19,7 @@ from .labels import *
 from .learner import *
 from .loaders import *
 from .lr import *
+from .onnx_file import *
 from .pixels import *
 from .precision import *
 from .predict import *

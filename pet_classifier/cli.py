@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'UsageError', 'Data', 'ModelFolder', 'Pattern', 'Arch', 'Size', 'Seed', 'Weights', 'command', 'main', 'run',
-           'parse_lr', 'print_table', 'sample', 'check', 'train', 'find_lr', 'predict', 'evaluate', 'report', 'cache']
+           'parse_lr', 'print_table', 'sample', 'check', 'train', 'find_lr', 'predict', 'evaluate', 'report', 'export',
+           'cache']
 
 # %% ../nbs/15_cli.ipynb #58063070
 import sys
@@ -207,6 +208,16 @@ def report(
     "Make RUN/report.html again: figures, errors, where it looked, what is doubtful."
     from pet_classifier.report import write_report
     print(write_report(run, data))
+
+# %% ../nbs/15_cli.ipynb #c914cba2
+@command
+def export(
+    bundle: ModelFolder,
+    onnx: Annotated[Path, typer.Option(metavar='FILE.onnx', help='Where to.')],
+):
+    "Write a bundle as ONNX, for programs without Python: uint8 pictures in, probabilities out."
+    from pet_classifier.onnx_file import export_onnx
+    print(export_onnx(bundle, onnx))
 
 # %% ../nbs/15_cli.ipynb #f6c3b40b
 @command

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from filelock import FileLock
 from safetensors.torch import load_file
 
-from pet_classifier.checkpoint import Checkpoint
+from pet_classifier.checkpoint import Checkpoint, write_tensors
 from pet_classifier.progress import EpochTable
 from pet_classifier.run import train_run
+from pet_classifier.training import fine_tune
 
 
 @pytest.fixture
@@ -159,3 +161,10 @@ def test_a_full_disk_in_the_middle_is_one_clear_line_and_the_last_epoch_stays(qu
     assert str(e.value).startswith("cannot write 'last.safetensors'") and str(e.value).endswith('what was there is untouched')
     quick(resume=True)
     assert len(pd.read_csv(tmp_path/'out'/'history.csv')) == 5
+
+
+def test_a_checkpoint_of_another_network_is_refused(learner, tmp_path):
+    told = dict(stage='fine-tune', epochs=1, callbacks=dict(EpochTable=dict(rows=[])))
+    write_tensors(tmp_path/'last.safetensors', 'checkpoint', told, {'model/other': torch.zeros(1)})
+    with pytest.raises(ValueError, match='last.safetensors belongs to another network'):
+        fine_tune(learner(), 1, 1e-4, checkpoint=Checkpoint(tmp_path/'last.safetensors', resume=True))

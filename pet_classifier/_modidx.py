@@ -15,6 +15,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'pet_classifier.breeds.Breed.cat': ('breeds.html#breed.cat', 'pet_classifier/breeds.py'),
                                        'pet_classifier.breeds.Pet': ('breeds.html#pet', 'pet_classifier/breeds.py'),
                                        'pet_classifier.breeds.Pet.__init__': ('breeds.html#pet.__init__', 'pet_classifier/breeds.py'),
+                                       'pet_classifier.breeds._breed': ('breeds.html#_breed', 'pet_classifier/breeds.py'),
                                        'pet_classifier.breeds._table': ('breeds.html#_table', 'pet_classifier/breeds.py'),
                                        'pet_classifier.breeds.find_breed': ('breeds.html#find_breed', 'pet_classifier/breeds.py'),
                                        'pet_classifier.breeds.hue': ('breeds.html#hue', 'pet_classifier/breeds.py'),

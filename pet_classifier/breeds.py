@@ -73,8 +73,12 @@ wheaten_terrier            folded  1.1  .95  .08  .7  .5  .9   1 421    ; fringe
 yorkshire_terrier          pricked  .7   .9    0  .3 .55 1.1  .8 421    ; silk beard bow; c84 567 eb7/b73 445 da6
 """
 
-_TRAITS = {name: Breed(name, ears, *map(float, sizes), *map(str.strip, rest.split(';')))
-           for name, ears, *sizes, rest in (row.split(None, 9) for row in _TABLE.strip().splitlines())}
+def _breed(row):
+    "The breed in a row of the table"
+    name, ears, *sizes, rest = row.split(None, 9)
+    return Breed(name, ears, *map(float, sizes), *map(str.strip, rest.split(';')))
+
+_TRAITS = {breed.name: breed for breed in map(_breed, _TABLE.strip().splitlines())}
 BREEDS = tuple(_TRAITS)  # the 37 breeds of the Oxford-IIIT Pet data set, spelled as in its file names
 CATS = tuple(b.name for b in _TRAITS.values() if b.cat)  # those that are cats
 

@@ -11,14 +11,14 @@ __all__ = ['app', 'UsageError', 'Data', 'ModelFolder', 'Pattern', 'Arch', 'Size'
 import sys
 from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 # %% ../nbs/15_cli.ipynb #542d2dc6
 app = typer.Typer(help='A folder of photos to a classifier you understand and can trust.', rich_markup_mode=None,
                   add_completion=False, pretty_exceptions_enable=False)
-UsageError = typer.BadParameter.__base__ # click's, wherever this typer keeps it
+UsageError: Any = typer.BadParameter.__base__ # click's, wherever this typer keeps it
 
 def command(
     func, # a function whose parameters are the command's arguments and options
@@ -51,7 +51,7 @@ def run():
 # %% ../nbs/15_cli.ipynb #2452bdb4
 Data = Annotated[str, typer.Argument(help='A folder of pictures, or sample, digits, pets, mnist_sample.')]
 ModelFolder = Annotated[Path, typer.Argument(help='A bundle, such as RUN/model.')]
-Pattern = Annotated[str, typer.Option(help="Regular expression for the files' names; its first group is the label. "
+Pattern = Annotated[str|None, typer.Option(help="Regular expression for the files' names; its first group is the label. "
                                            r"Default: the names of the folders, or of one folder's files by ^(.+)_\d+\.jpg$.")]
 Arch = Annotated[str, typer.Option(help='resnet34, resnet50, efficientnet_lite0, or any timm name.')]
 Size = Annotated[int, typer.Option(min=32, max=1024, help='Side of the pictures, in pixels.')]
@@ -128,10 +128,10 @@ def train(
     arch: Arch = 'resnet34',
     size: Size = 224,
     pattern: Pattern = None,
-    split: Annotated[str, typer.Option(metavar='FILE', help='A split.csv to use instead of drawing one, or official.')] = None,
+    split: Annotated[str|None, typer.Option(metavar='FILE', help='A split.csv instead of drawing one, or official.')] = None,
     valid_pct: Annotated[float, typer.Option(help='Share of a new split to validate on.')] = 0.2,
     seed: Seed = 2,
-    head_epochs: Annotated[int, typer.Option(min=1, help='Frozen stage. Default: 4, or as many as 180 steps need.')] = None,
+    head_epochs: Annotated[int|None, typer.Option(min=1, help='Frozen stage. Default: 4, or as many as 180 steps need.')] = None,
     epochs: Annotated[int, typer.Option(min=0, help='Unfrozen stage; 0: none.')] = 2,
     lr: Annotated[str, typer.Option(metavar='LO:HI', help='Rates of the unfrozen stage, first layers to head.')] = '1e-6:1e-4',
     weights: Weights = 'imagenet',
@@ -148,7 +148,7 @@ def train(
 def find_lr(
     data: Data,
     arch: Arch = 'resnet34',
-    out: Annotated[Path, typer.Option(metavar='FILE.png', help='Where to draw the plot.')] = None,
+    out: Annotated[Path|None, typer.Option(metavar='FILE.png', help='Where to draw the plot.')] = None,
     size: Size = 224,
     pattern: Pattern = None,
     seed: Seed = 2,
@@ -203,7 +203,7 @@ def evaluate(bundle: ModelFolder, data: Data, pattern: Pattern = None):
 @command
 def report(
     run: Annotated[Path, typer.Argument(help='The folder of a run, as train --out names it.')],
-    data: Annotated[Path, typer.Option(help='The folder of the pictures, if they have moved since.')] = None,
+    data: Annotated[Path|None, typer.Option(help='The folder of the pictures, if they have moved since.')] = None,
 ):
     "Make RUN/report.html again: figures, errors, where it looked, what is doubtful."
     from pet_classifier.report import write_report

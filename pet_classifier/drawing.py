@@ -76,7 +76,7 @@ class _Pen:
         _wear(pen, where)
         if fur: pen.hairs(outline, int(60 + 300 * fur), .08 + .3 * fur, .06 + .14 * min(1, fur * 2))
         soft = ImageOps.expand(mask.resize((w // 6 + 1, h // 6 + 1)), 4).filter(ImageFilter.GaussianBlur(self.s / 36))
-        soft = ImageOps.crop(soft, (6, 6, 2, 2)).resize((w, h), Image.BILINEAR).point(lambda v: int((255 - v) * shade))
+        soft = ImageOps.crop(soft, (6, 6, 2, 2)).resize((w, h), Image.Resampling.BILINEAR).point(lambda v: int((255 - v) * shade))
         layer.paste(mix(colour, (30, 15, 40), .75), (0, 0), soft)
         self.im.paste(layer, tuple(lo.tolist()), mask)
 
@@ -184,7 +184,7 @@ def _draw_face(pen):
         if 'bow' in pet.marks: side.fill(_smooth([(0, -.9), (.32, -1.1), (.34, -.75)]), pet.ribbon)
 
 # %% ../nbs/00_drawing.ipynb #181fd207
-_PLACES = (  # the colour above and below, '' for any; what is there: shape, how many, colour, top from and to, width, height
+_PLACES: tuple = (  # the colour above and below, '' for any; what is there: shape, number, colour, top from and to, width, height
     ('7be', 'def', [('ellipse', 3, '7a6', .35, .5, .9, .5), ('rectangle', 1, '6a3', .55, .65, 3, 1),             # a meadow
                     ('ellipse', 160, '8b5', .6, 1, .01, .06), ('ellipse', 20, '', .6, 1, .02, .02)]),
     ('59d', 'eee', [('ellipse', 12, 'fff', 0, .6, .35, .1)]),                                                    # the sky
@@ -212,7 +212,8 @@ def _place(rng, w, h):
 def _light(im, rng, gen):
     "`im` in a light of its own: brightness, tint, shade from one side, a little blur and noise."
     a = np.asarray(im.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1))), np.float32)
-    y, x, warm, angle = *np.ogrid[-1:1:im.height * 1j, -1:1:im.width * 1j], rng.uniform(-.1, .12), rng.uniform(0, 2 * math.pi)
+    y, x = np.ogrid[-1:1:im.height * 1j, -1:1:im.width * 1j]
+    warm, angle = rng.uniform(-.1, .12), rng.uniform(0, 2 * math.pi)
     lit = rng.uniform(.65, 1.12) + rng.uniform(0, .22) * (x * math.cos(angle) + y * math.sin(angle)).astype(np.float32)[..., None]
     a = a * lit * np.float32([1 + warm, 1, 1 - warm]) + gen.standard_normal(lit.shape, np.float32) * rng.uniform(1, 9)
     return Image.fromarray(np.clip(a, 0, 255).astype(np.uint8))
@@ -225,13 +226,13 @@ def draw_pet(
     "A drawn pet of `breed`; its coat, pose, place and light follow from `seed`."
     rng = random.Random(f'{breed}/{seed}')  # noqa: S311
     pet, w, h, up = Pet(breed, rng), rng.randint(300, 420), rng.randint(300, 420), 1.6
-    im = _place(rng, w, h).resize((round(w * up), round(h * up)), Image.BILINEAR)
+    im = _place(rng, w, h).resize((round(w * up), round(h * up)), Image.Resampling.BILINEAR)
     s = min(w, h) * up * rng.uniform(.17, .31)
     x, y = w * up * rng.uniform(.38, .62), max(s * rng.uniform(1.4, 1.8), h * up * .96 - 3.7 * s)
     for tilt, draws in ((rng.uniform(-.05, .05), [_draw_body]), (rng.uniform(-.3, .3), [_draw_head, _draw_face])):
         c, n = s * math.cos(tilt), s * math.sin(tilt)
         for draw in draws: draw(_Pen(im, pet, (x, y), np.array([[c, n], [-n, c]])))
-    return _light(im.resize((w, h), Image.BOX), rng, pet.gen)
+    return _light(im.resize((w, h), Image.Resampling.BOX), rng, pet.gen)
 
 # %% ../nbs/00_drawing.ipynb #535908e6
 def contact_sheet(

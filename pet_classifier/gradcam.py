@@ -27,8 +27,8 @@ def grad_cam(
     with torch.enable_grad():
         maps = maps.requires_grad_()
         scores = model[1](maps)
-        classes = scores.argmax(1) if classes is None else torch.as_tensor(classes)
-        slopes, = torch.autograd.grad(scores.gather(1, classes[:, None]).sum(), maps)
+        chosen = scores.argmax(1) if classes is None else torch.as_tensor(classes)
+        slopes, = torch.autograd.grad(scores.gather(1, chosen[:, None]).sum(), maps)
     heat = (slopes.mean((2, 3), keepdim=True)*maps.detach()).sum(1).relu()
     return heat/heat.amax((1, 2), keepdim=True).clamp_min(1e-12)
 

@@ -6,9 +6,11 @@
 __all__ = ['PetInterpretation', 'Mirror', 'interpret', 'save_predictions', 'load_predictions']
 
 # %% ../nbs/10_interpret.ipynb #7df80cbf
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -36,6 +38,16 @@ class PetInterpretation:
     probs: np.ndarray # float32, a row a picture, a column a class
     scores: np.ndarray|None = None # float32, the highest score of each picture, before probabilities; low: like no class
     problems: pd.DataFrame = field(default_factory=_no_problems) # columns `file`, `problem`: pictures left out
+
+    table: ClassVar[Callable[..., pd.DataFrame]]
+    top_losses: ClassVar[Callable[..., pd.DataFrame]]
+    per_breed: ClassVar[Callable[..., pd.DataFrame]]
+    confusion_matrix: ClassVar[Callable[..., np.ndarray]]
+    most_confused: ClassVar[Callable[..., list[tuple]]]
+    typical: ClassVar[Callable[..., Path|None]]
+    plot_top_losses: ClassVar[Callable[..., Figure]]
+    plot_confusion_matrix: ClassVar[Callable[..., Figure]]
+    plot_most_confused: ClassVar[Callable[..., Figure]]
 
     @property
     def preds(self) -> np.ndarray:

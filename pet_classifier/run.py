@@ -258,7 +258,8 @@ def train_run(
     say(f'{arch}, weights: {learn.backbone.weights}')
 
     with sole_owner(out):
-        resume = begin_run(out, train_command('DATA', None, **asked), check_out(out, resume) and resume, say)
+        check_out(out, resume) # once more: another process may have been quicker
+        resume = begin_run(out, train_command('DATA', None, **asked), resume, say)
         if (out/'report.html').is_file():
             say(f'the run in {out} is finished; nothing is left to do')
             return json.loads((out/'metrics.json').read_text(encoding='utf-8'))

@@ -1,6 +1,7 @@
 "Where a file cannot be written to its end, the error says so, the old file is as it was, and nothing half written is left."
 import errno
 import sys
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,13 +21,13 @@ from pet_classifier.training import load_stage, save_stage
 resource = pytest.importorskip('resource', reason='Windows has no limit for the size of a file')
 
 
-@pytest.fixture
-def little_room():
-    "Nobody writes a file of more than 20 KB"
+@contextmanager
+def little_room(size=20_000):
+    "Inside, nobody writes a file of more than `size` bytes; not even pytest, whose own output may go into one"
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    def little_room(size=20_000): resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    yield little_room
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try: yield
+    finally: resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def folder_of(path, size):
@@ -50,43 +51,41 @@ def content(path): return {f.name: f.read_bytes() for f in path.iterdir()} if pa
 
 
 @pytest.mark.parametrize('name', WRITERS)
-def test_the_old_file_stays_and_the_error_says_why(tmp_path, little_room, name):
+def test_the_old_file_stays_and_the_error_says_why(tmp_path, name):
     path, write = tmp_path/name, WRITERS[name]
     write(path, 40)
     before = content(path)
-    little_room(20_000 if name != 'a.png' else 1_000)
+    room = 20_000 if name != 'a.png' else 1_000
     with pytest.raises(OSError, match=f"cannot write '{name}' in .*: File too large; what was there is untouched") as e:
-        write(path, 100_000)
+        with little_room(room): write(path, 100_000)
     assert e.value.errno == errno.EFBIG and content(path) == before and [f.name for f in tmp_path.iterdir()] == [name]
-    with pytest.raises(OSError, match='nothing was left behind'): write(tmp_path/f'other{path.suffix}', 100_000)
+    other = tmp_path/f'other{path.suffix}'
+    with pytest.raises(OSError, match='nothing was left behind'), little_room(room): write(other, 100_000)
     assert [f.name for f in tmp_path.iterdir()] == [name]
 
 
-def test_a_stage_and_a_bundle_that_were_saved_still_load(learner, little_room, tmp_path):
+def test_a_stage_and_a_bundle_that_were_saved_still_load(learner, tmp_path):
     learn = learner()
     stage, bundle = save_stage(learn, 'head'), save_bundle(learn, tmp_path/'model')
-    little_room()
-    with pytest.raises(OSError, match="cannot write 'head.safetensors'"): save_stage(learn, 'head')
-    with pytest.raises(OSError, match="cannot write 'model'"): save_bundle(learn, bundle)
+    with pytest.raises(OSError, match="cannot write 'head.safetensors'"), little_room(): save_stage(learn, 'head')
+    with pytest.raises(OSError, match="cannot write 'model'"), little_room(): save_bundle(learn, bundle)
     load_stage(learn, 'head')
     assert read_tensors(stage, 'stage')[0]['frozen'] and load_bundle(bundle).vocab == ['blue', 'green', 'red']
 
 
-def test_a_cache_that_cannot_be_written_is_said_and_done_without(fresh_cache, little_room):
+def test_a_cache_that_cannot_be_written_is_said_and_done_without(fresh_cache):
     rows = torch.zeros(3, 100)
     write_features('features-0.npz', ['0'*32, '1'*32, '2'*32], rows)
-    little_room()
-    with pytest.warns(UserWarning, match='the features of 100 pictures are not kept on disk: .*File too large'):
+    with pytest.warns(UserWarning, match='the features of 100 pictures are not kept on disk: .*File too large'), little_room():
         write_features('features-0.npz', [f'{i:032x}' for i in range(100)], torch.zeros(100, 100))
     assert torch.equal(read_features('features-0.npz')[1], rows) and len(list(fresh_cache.iterdir())) == 1
 
 
-def test_a_converted_network_that_cannot_be_kept_is_said_and_used(fresh_cache, little_room, monkeypatch):
+def test_a_converted_network_that_cannot_be_kept_is_said_and_used(fresh_cache, monkeypatch):
     made = np.ones(50, np.uint8), np.ones(50_000, np.uint8)
     monkeypatch.setattr('pet_classifier.engine._convert', lambda bundle: made)
     monkeypatch.setitem(sys.modules, 'openvino', SimpleNamespace(__version__='0'))
     bundle = SimpleNamespace(size=32, config=dict(arch='a', head='linear', mean=[0]*3, std=[1]*3, sha256='0'))
-    little_room()
-    with pytest.warns(UserWarning, match='the converted network is not kept: cannot write .*File too large'):
+    with pytest.warns(UserWarning, match='the converted network is not kept: cannot write .*File too large'), little_room():
         kept = _converted(bundle)
     assert kept[1] is made[1] and not list(fresh_cache.iterdir())

@@ -9,6 +9,7 @@ __all__ = ['app', 'UsageError', 'Data', 'ModelFolder', 'Pattern', 'Arch', 'Size'
 
 # %% ../nbs/15_cli.ipynb #58063070
 import sys
+import warnings
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
@@ -37,6 +38,7 @@ def main(
     args:list|None=None, # the command line's words; None: those the program was started with
 ) -> int: # the exit code
     "Run the command line and give its exit code"
+    warnings.filterwarnings('ignore', 'Image size .* could be decompression bomb') # Pillow's; ours names the file
     try: code = app(args, standalone_mode=False, prog_name='pet-classifier') or 0
     except UsageError as e:
         print(f'error: {e.format_message()} (see pet-classifier --help)', file=sys.stderr)
@@ -87,11 +89,14 @@ def sample(
     path = draw_sample(folder, per_breed, seed)
     print(f'{len(list_images(path))} drawn pets in {path}')
 
+_FULL_UP_TO = 2000 # pictures
+
 @command
 def check(
     data: Data,
     pattern: Pattern = None,
-    quick: Annotated[bool, typer.Option('--quick', help='Without the network: no cropped copies, no doubtful labels.')] = False,
+    quick: Annotated[bool|None, typer.Option('--quick/--full', show_default=False, help='Without the network: no cropped copies, '
+                                             f'no doubtful labels. Default: --full up to {_FULL_UP_TO} pictures.')] = None,
 ):
     "Labels, broken files, duplicates: a table; exit code 1 if something is wrong."
     import pandas as pd
@@ -101,6 +106,9 @@ def check(
     from pet_classifier.images import check_suffixes, listed, other_files
     from pet_classifier.run import labelled_table
     table, broken = labelled_table(data, pattern)
+    if quick is None and (quick := len(table) > _FULL_UP_TO):
+        print(f'more than {_FULL_UP_TO} pictures: cropped copies and doubtful labels are not looked for; --full does it, '
+              'and takes minutes', file=sys.stderr)
     features = None if quick else body_features(table.file)
     twice = duplicate_pairs(table.file, features)
     label = table.set_index('file').label

@@ -84,6 +84,13 @@ def test_check_has_nothing_to_say_of_good_pictures(cli, tiny_folder):
     assert cli('check', tiny_folder, '--quick') == (0, '', f'{said}\n')
 
 
+def test_check_of_very_many_pictures_leaves_the_network_out_and_says_so(cli, tiny_folder, monkeypatch):
+    monkeypatch.setattr('pet_classifier.cli._FULL_UP_TO', 17)
+    code, _, err = cli('check', tiny_folder)
+    assert code == 0 and err.startswith('more than 17 pictures: cropped copies and doubtful labels are not looked for; --full')
+    assert 'labels to look at' not in err and 'labels to look at: 0' in cli('check', tiny_folder, '--full')[2]
+
+
 def test_check_shows_a_label_that_is_doubtful_but_it_is_an_opinion(cli, tiny_folder, monkeypatch):
     def doubts(table, features):
         assert len(features) == len(table)

@@ -102,17 +102,14 @@ def _draw(bundle, folder, n=6):
     for i, (file, breed) in enumerate(files): draw_pet(breed, 900_000_000 + i).save(file, quality=90)
     return [file for file, _ in files]
 
-def _photo(gr):
-    "A field for a picture, which hands the file over as it came, and fetches nothing"
-    photo = gr.Image(type='filepath', sources=['upload'], show_label=False, height=320, buttons=[],
-                     placeholder='Drop a photo here, or click to choose one')
-    keep = photo.async_move_resource_to_block_cache
-    async def local(path):
-        if '://' in str(path): raise gr.Error('Upload the picture; an address is not fetched.')
-        return await keep(path)
-    photo.async_move_resource_to_block_cache = local
-    photo.preprocess = lambda payload: payload and payload.path
-    return photo
+def _fetch_nothing(app, gr):
+    "Let `app` refuse an address in the place of a file, which Gradio would download"
+    goes_on = app.preprocess_data
+    async def preprocess_data(fn, inputs, *args, **kwargs):
+        if any('://' in str(i.get('path')) for i in inputs if isinstance(i, dict)):
+            raise gr.Error('Upload the picture; an address is not fetched.', print_exception=False)
+        return await goes_on(fn, inputs, *args, **kwargs)
+    app.preprocess_data = preprocess_data
 
 def demo_app(
     bundle, # a `Bundle`, the folder of one, or a `Predictor`
@@ -125,25 +122,31 @@ def demo_app(
     known, size = list(_names(predictor.bundle.vocab).values()), predictor.bundle.size
     none = '' if predictor.bundle.none_below is None else ', or none of these'
     predictor.predict(Image.new('RGB', (size, size))) # so that the first visitor does not wait for what is done once
-    def shown(file):
+    def shown(upload):
+        file = upload['path'] if isinstance(upload, dict) else upload # an example comes as a path
         words, probs = answer(predictor, file)
-        return words, probs, gr.skip() if probs and Path(file).suffix.lower() not in ('.tif', '.tiff') else None
+        shows = probs and Path(file).suffix.lower() not in ('.tif', '.tiff') # which browsers cannot show
+        return words, probs, gr.skip() if shows else None
     with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(60, 600)) as app, TemporaryDirectory() as folder:
         gr.HTML(f'<h1>{escape(title)}</h1><p class="lead">The answer is one of {len(known)} kinds{none}.</p>')
         with gr.Row():
-            with gr.Column(): photo = _photo(gr)
+            with gr.Column():
+                photo = gr.Image(type='filepath', sources=['upload'], show_label=False, height=320, buttons=[],
+                                 placeholder='Drop a photo here, or click to choose one')
             with gr.Column():
                 words = gr.HTML(_HINT)
                 bars = gr.Label(num_top_classes=5, show_heading=False, show_label=False, elem_id='bars')
         out = [words, bars, photo]
-        photo.input(shown, photo, out, concurrency_limit=1, api_name='predict', show_progress='minimal')
+        how = dict(fn=shown, inputs=photo, outputs=out, preprocess=False)
+        photo.input(**how, concurrency_limit=1, api_name='predict', show_progress='minimal')
         files = _draw(predictor.bundle, folder) if examples is None else [Path(f) for f in examples]
         for f in files: open_image(f)
-        if files: gr.Examples([str(f) for f in files], photo, out, shown, run_on_click=True, label='Or try one of these',
+        if files: gr.Examples([str(f) for f in files], **how, run_on_click=True, label='Or try one of these',
                               api_visibility='private')
         photo.keep_in_cache.update(photo.temp_files)
         gr.HTML(f'<p class="soft">{escape(limits(predictor.bundle))}</p><details class="soft"><summary>The {len(known)} kinds'
                 f'</summary>{escape(", ".join(known))}</details>')
+    _fetch_nothing(app, gr)
     return app
 
 # %% ../nbs/14_demo.ipynb #5ab01e05
@@ -164,8 +167,9 @@ def serve(
         raise OSError(f'{why}; take another port, such as {port+1}') from e
     app = bundle if isinstance(bundle, gr.Blocks) else demo_app(bundle, examples)
     theme = gr.themes.Default(primary_hue='blue', font=['system-ui', 'sans-serif'], font_mono=['ui-monospace', 'monospace'])
-    app.launch(server_name=host, server_port=port, inline=False, share=False, ssr_mode=False, run_history=False, quiet=True, theme=theme,
-               css=_STYLE, footer_links=[], max_file_size=int(max_mb*2**20), prevent_thread_lock=True)
+    app.launch(server_name=host, server_port=port, share=False, ssr_mode=False, run_history=False, inline=False, quiet=True,
+               enable_monitoring=False, theme=theme, css=_STYLE, footer_links=[], max_file_size=int(max_mb*2**20),
+               prevent_thread_lock=True)
     print(f'http://{host}:{port}')
     if wait:
         signal.signal(signal.SIGTERM, signal.default_int_handler) # a service's end, too, deletes what was uploaded

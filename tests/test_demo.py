@@ -21,13 +21,21 @@ from pet_classifier.predict import Predictor
 from pet_classifier.space import write_space
 
 gradio_client = pytest.importorskip('gradio_client')
-REACHED = []  # (host, port) that this process has asked for, once `served` watches
+REACHED = []  # (host, port) that this process has asked for
 FLAGS = ('--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking '
          '--disable-component-update --disable-sync').split()
 
 
 def free_port():
     with socket.create_server(('127.0.0.1', 0)) as s: return s.getsockname()[1]
+
+
+def watch(event, args):
+    if event == 'socket.getaddrinfo': REACHED.append(args[:2])
+    if event == 'socket.connect' and isinstance(args[1], tuple): REACHED.append(args[1][:2])
+
+
+sys.addaudithook(watch)
 
 
 @contextmanager
@@ -38,7 +46,10 @@ def serving(bundle, **kwargs):
     finally: app.close(verbose=False)
 
 
-def client(url): return gradio_client.Client(url, verbose=False, analytics_enabled=False)
+def client(url):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('GRADIO_ANALYTICS_ENABLED', 'False')  # the client's own argument for it is not heeded
+        return gradio_client.Client(url, verbose=False, analytics_enabled=False)
 
 
 @pytest.fixture(scope='module')
@@ -65,10 +76,6 @@ def files(tiny_folder, tmp_path_factory):
 @pytest.fixture(scope='module')
 def served(model, tiny_folder):
     "The address of a page that takes 50 kB at most and has one example"
-    def watch(event, args):
-        if event == 'socket.getaddrinfo': REACHED.append(args[:2])
-        if event == 'socket.connect' and isinstance(args[1], tuple): REACHED.append(args[1][:2])
-    sys.addaudithook(watch)
     with serving(model, examples=[tiny_folder/'blue_0.jpg'], max_mb=0.05) as url: yield url
 
 
@@ -83,16 +90,21 @@ def browser():
         browser.close()
 
 
-@pytest.fixture
-def page(browser, served):
+@contextmanager
+def opened(browser, url):
     "The page, just opened; `page.asked` are the addresses that it asked"
     page = browser.new_page(viewport=dict(width=1200, height=900))
     page.asked = []
     page.on('request', lambda r: page.asked.append(r.url))
-    page.goto(served)
+    page.goto(url)
     page.wait_for_selector('input[type=file]', state='attached')
     yield page
     page.close()
+
+
+@pytest.fixture
+def page(browser, served):
+    with opened(browser, served) as page: yield page
 
 
 def drop(page, file):
@@ -135,14 +147,16 @@ def test_the_server_refuses_it_too(served, files):
     assert got.status_code == 413 and 'maximum allowed size' in got.text
 
 
-def test_nothing_leaves_this_machine(page, served, files, model):
-    drop(page, files['picture'])
-    page.click('.gallery-item')
-    page.wait_for_load_state('networkidle')
-    own = urlparse(served).netloc
-    assert len(page.asked) > 10 and {urlparse(url).netloc for url in page.asked if url[:5] not in ('data:', 'blob:')} == {own}
+def test_nothing_leaves_this_machine(browser, files, model, tiny_folder):
+    REACHED.clear()
+    with serving(model, examples=[tiny_folder/'blue_0.jpg']) as url, opened(browser, url) as page:
+        drop(page, files['picture'])
+        page.click('.gallery-item')
+        page.wait_for_load_state('networkidle')
+        hosts = {urlparse(u).netloc for u in page.asked if u[:5] not in ('data:', 'blob:')}
+        assert len(page.asked) > 10 and hosts == {urlparse(url).netloc}
+        assert page.evaluate('[...document.fonts].length') == 0 and 'googleapis' not in page.content()
     assert len(REACHED) and {host for host, _ in REACHED} <= {'127.0.0.1', 'localhost', '::1'}
-    assert page.evaluate('[...document.fonts].length') == 0 and 'googleapis' not in page.content()
 
 
 def test_an_example_is_answered_at_a_click(page, tiny_folder, predictor):
@@ -181,7 +195,7 @@ def test_neither_an_address_nor_another_file_of_this_machine_is_opened(served, t
         return httpx.get(f'{call}/{event}').text
     assert ask('http://127.0.0.1:9/a.jpg').startswith('event: error') and 'an address is not fetched' in ask('https://[::1]/a.jpg')
     assert ask(tiny_folder/'red_0.jpg').startswith('event: error')
-    assert not {9, 443} & {port for _, port in REACHED}
+    assert not {('127.0.0.1', 9), ('::1', 443)} & set(REACHED)
 
 
 def test_what_was_uploaded_is_gone_when_the_page_is_closed(model, files, tmp_path, monkeypatch):

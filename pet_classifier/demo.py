@@ -68,32 +68,7 @@ def answer(
     text = f'It looks like nothing that the network knows. The best guess is {name}, with {sure}.'
     return _says('none', 'None of these', text, pictures), probs
 
-# %% ../nbs/14_demo.ipynb #5ab01e04
-_STYLE = '''
-.gradio-container { --soft: #5c6675; max-width: 62rem !important; margin: 0 auto !important }
-.dark .gradio-container, .dark.gradio-container { --soft: #a8b0bc }
-.gradio-container h1 { font-size: 2rem; line-height: 1.2; margin: 1rem 0 .4rem }
-.lead { font-size: 1.1rem; margin: 0 }
-.soft, .says figcaption { color: var(--soft); font-size: .9rem; overflow-wrap: anywhere }
-.says h2 { font-size: 2.4rem; line-height: 1.15; margin: 0 0 .2rem; overflow-wrap: anywhere }
-.says p { font-size: 1.1rem; margin: 0 0 1rem }
-.looked { display: grid; grid-template-columns: 1fr 1fr; gap: .8rem }
-.looked figure { margin: 0 }
-.looked img { width: 100%; border-radius: .5rem; margin: 0 0 .2rem }
-#bars:has(.empty) { display: none }
-#bars .container * { font-family: inherit }
-.gradio-container .html-container { padding: 0 }
-.gallery-item > span, .gallery-item .container, .gallery-item img { display: block; width: 100%; height: 100%; object-fit: cover }
-footer { display: none !important }
-'''
-
-def need_gradio(
-): # the module `gradio`
-    "Gradio, or an error that says how to get it"
-    if find_spec('gradio') is None: raise ValueError("gradio not installed; pip install 'pet-classifier[demo]'")
-    import gradio
-    return gradio
-
+# %% ../nbs/14_demo.ipynb #5ab01e06
 def _draw(bundle, folder, n=6):
     "`n` new pets of the breeds that `bundle` knows, as files in `folder`; none if it did not learn from drawings"
     if not str(bundle.config['facts'].get('data')).startswith('drawn'): return []
@@ -101,6 +76,14 @@ def _draw(bundle, folder, n=6):
     files = [(Path(folder)/f'pet-{i}.jpg', breed) for i, breed in enumerate(breeds[::max(1, len(breeds)//n)][:n], 1)]
     for i, (file, breed) in enumerate(files): draw_pet(breed, 900_000_000 + i).save(file, quality=90)
     return [file for file, _ in files]
+
+# %% ../nbs/14_demo.ipynb #5ab01e04
+def need_gradio(
+): # the module `gradio`
+    "Gradio, or an error that says how to get it"
+    if find_spec('gradio') is None: raise ValueError("gradio not installed; pip install 'pet-classifier[demo]'")
+    import gradio
+    return gradio
 
 def _fetch_nothing(app, gr):
     "Let `app` refuse an address in the place of a file, which Gradio would download"
@@ -150,6 +133,24 @@ def demo_app(
     return app
 
 # %% ../nbs/14_demo.ipynb #5ab01e05
+_STYLE = '''
+.gradio-container { --soft: #5c6675; max-width: 62rem !important; margin: 0 auto !important }
+.dark .gradio-container, .dark.gradio-container { --soft: #a8b0bc }
+.gradio-container h1 { font-size: 2rem; line-height: 1.2; margin: 1rem 0 .4rem }
+.lead { font-size: 1.1rem; margin: 0 }
+.soft, .says figcaption { color: var(--soft); font-size: .9rem; overflow-wrap: anywhere }
+.says h2 { font-size: 2.4rem; line-height: 1.15; margin: 0 0 .2rem; overflow-wrap: anywhere }
+.says p { font-size: 1.1rem; margin: 0 0 1rem }
+.looked { display: grid; grid-template-columns: 1fr 1fr; gap: .8rem }
+.looked figure { margin: 0 }
+.looked img { width: 100%; border-radius: .5rem; margin: 0 0 .2rem }
+#bars:has(.empty) { display: none }
+#bars .container * { font-family: inherit }
+.gradio-container .html-container { padding: 0 }
+.gallery-item > span, .gallery-item .container, .gallery-item img { display: block; width: 100%; height: 100%; object-fit: cover }
+footer { display: none !important }
+'''
+
 def serve(
     bundle, # as `demo_app` takes it, or a page that it made
     port:int=7860, # of this machine
@@ -163,7 +164,7 @@ def serve(
     if not 1 <= port <= 65535: raise ValueError(f'port={port}: expected 1 to 65535')
     try: socket.create_server((host, port)).close()
     except OSError as e:
-        why = f'the page cannot be served at port {port} of {host}: {e.strerror}'
+        why = f"the page cannot be served at port {port} of {host}: {str(e.strerror).split(' (')[0]}"
         raise OSError(f'{why}; take another port, such as {port+1}') from e
     app = bundle if isinstance(bundle, gr.Blocks) else demo_app(bundle, examples)
     theme = gr.themes.Default(primary_hue='blue', font=['system-ui', 'sans-serif'], font_mono=['ui-monospace', 'monospace'])

@@ -125,6 +125,9 @@ def test_a_picture_gets_the_answer_and_where_the_network_looked(page, files, pre
 
 @pytest.mark.parametrize('name, reason', [('text', 'not a picture (JPEG, PNG, WEBP, GIF, BMP, TIFF)'), ('bomb', 'too large: ')])
 def test_what_is_no_picture_gets_its_reason_and_the_next_one_an_answer(page, files, name, reason):
+    drop(page, files['picture'])
+    page.click('[aria-label="Remove Image"]')
+    page.wait_for_selector('.says', state='detached')
     for _ in range(2):
         title, text = drop(page, files[name])
         assert title == 'No answer' and text.startswith(f'This file cannot be used: {reason}')

@@ -6,6 +6,7 @@ from .cache import *
 from .calibration import *
 from .checkpoint import *
 from .datasets import *
+from .demo import *
 from .doubts import *
 from .drawing import *
 from .engine import *
@@ -26,6 +27,7 @@ from .predict import *
 from .progress import *
 from .report import *
 from .run import *
+from .space import *
 from .splits import *
 from .storage import *
 from .training import *

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'UsageError', 'Data', 'ModelFolder', 'Pattern', 'Arch', 'Size', 'Seed', 'Weights', 'command', 'main', 'run',
            'parse_lr', 'print_table', 'sample', 'check', 'train', 'find_lr', 'predict', 'evaluate', 'report', 'export',
-           'cache']
+           'demo', 'cache']
 
 # %% ../nbs/15_cli.ipynb #58063070
 import sys
@@ -226,6 +226,20 @@ def export(
     "Write a bundle as ONNX, for programs without Python: uint8 pictures in, probabilities out."
     from pet_classifier.onnx_file import export_onnx
     print(export_onnx(bundle, onnx))
+
+# %% ../nbs/15_cli.ipynb #58513afd
+@command
+def demo(
+    bundle: ModelFolder,
+    port: Annotated[int, typer.Option(min=1, max=65535, help='Where to serve it.')] = 7860,
+    host: Annotated[str, typer.Option(help='127.0.0.1: for this machine alone; 0.0.0.0: for all in its network.')] = '127.0.0.1',
+    space: Annotated[Path|None, typer.Option(metavar='DIR', help='Serve nothing: write a Hugging Face Space there.')] = None,
+):
+    "A page to drop a photo on, in a browser, until Ctrl-C."
+    from pet_classifier.demo import serve
+    from pet_classifier.space import write_space
+    if space: print(write_space(bundle, space))
+    else: serve(bundle, port, host)
 
 # %% ../nbs/15_cli.ipynb #f6c3b40b
 @command

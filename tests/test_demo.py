@@ -15,7 +15,7 @@ import pytest
 
 from pet_classifier import demo, space
 from pet_classifier.bundle import load_bundle
-from pet_classifier.demo import answer, demo_app, limits, serve
+from pet_classifier.demo import demo_app, limits, page_answer, serve
 from pet_classifier.images import ImageProblem, list_images
 from pet_classifier.predict import Predictor
 from pet_classifier.space import write_space
@@ -211,7 +211,7 @@ def test_what_was_uploaded_is_gone_when_the_page_is_closed(model, files, tmp_pat
 
 def test_none_of_these_and_names_that_look_like_html(predictor, files):
     bundle = replace(predictor.bundle, none_below=1e6, vocab=['<b>a_b', '<i>c', 'a&b'])
-    said, probs = answer(Predictor(bundle), files['picture'])
+    said, probs = page_answer(Predictor(bundle), files['picture'])
     assert '<h2>None of these</h2>' in said and 'best guess is &lt;' in said.replace('a&amp;b', '&lt;')
     assert '<b>' not in said and '<i>' not in said and set(probs) == {'<b>a b', '<i>c', 'a&b'}
 

@@ -13,6 +13,7 @@ from .features import *
 from .gradcam import *
 from .guard import *
 from .head import *
+from .hub import *
 from .images import *
 from .interpret import *
 from .labels import *
@@ -26,6 +27,7 @@ from .predict import *
 from .progress import *
 from .report import *
 from .run import *
+from .scale import *
 from .splits import *
 from .storage import *
 from .training import *

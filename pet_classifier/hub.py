@@ -24,7 +24,7 @@ def check_repo(
     "The name of a repository on the Hub, checked"
     try: validate_repo_id(repo)
     except HFValidationError as e: raise ValueError(f'{e} Expected OWNER/NAME, such as ada/pets') from e
-    if '/' not in repo: raise ValueError(f"'{repo}' has no owner: expected OWNER/NAME, such as ada/pets; `hf auth whoami` says who you are")
+    if '/' not in repo: raise ValueError(f"'{repo}' has no owner; expected OWNER/NAME, such as ada/pets (see `hf auth whoami`)")
     return repo
 
 def _ready(folder):
@@ -54,7 +54,7 @@ def push(
         files = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder/name) for name in _FILES]
         api.create_commit(repo, files, commit_message=f'{what}, by pet_classifier {__version__}')
     except HfHubHTTPError as e: raise OSError(_said(e, repo)) from e
-    except HTTPError as e: raise ConnectionError(f'the Hub could not be reached ({e}); nothing was changed there, try again later') from e
+    except HTTPError as e: raise ConnectionError(f'the Hub could not be reached ({e}); try again later') from e
     return str(url)
 
 def _said(error, repo):

@@ -37,7 +37,7 @@ from .guard import refuse_unknown
 from .images import ImageProblem, listed
 from .loaders import PetLoaders, loaders
 from .pixels import Squares
-from .precision import has_bf16, set_precision
+from .precision import PRECISIONS, has_bf16, set_precision
 from .predict import Predictor
 from .storage import remove_leftovers, replacing, write_json
 
@@ -46,6 +46,7 @@ def settled(
     precision:str, # 'auto', 'bf16' or 'fp32'
 ) -> str: # 'bf16' or 'fp32'
     "The precision that 'auto' means on this machine"
+    if precision not in PRECISIONS: raise ValueError(f"precision={precision!r}: expected one of {', '.join(PRECISIONS)}")
     return precision if precision != 'auto' else 'bf16' if has_bf16() else 'fp32'
 
 class PredictionRows:
@@ -93,7 +94,8 @@ class FeatureRows:
             rows[[f not in broken for f in batch]] = good
             done.append(rows)
         rows = torch.cat(done or [self._batch([])[0]]).numpy()
-        lists = pa.FixedSizeListArray.from_arrays(rows.ravel(), rows.shape[1], mask=pa.array([p != '' for p in problems], pa.bool_()))
+        missing = pa.array([p != '' for p in problems], pa.bool_())
+        lists = pa.FixedSizeListArray.from_arrays(rows.ravel(), rows.shape[1], mask=missing)
         return pa.table(dict(features=lists, problem=pa.array(problems, pa.string())))
 
 def body_facts(
@@ -136,8 +138,8 @@ class PartWriter:
         with open(begun, 'ab') as f: f.write(b'.')
         if begun.stat().st_size > TRIES:
             begun.unlink()
-            raise OSError(f'it ended the process {TRIES} times; one of its {len(names)} pictures takes too much memory, or worse. '
-                          f'Its first is {os.fsdecode(names[0])}')
+            raise OSError(f'it ended the process {TRIES} times; one of its {len(names)} pictures, of which the first is '
+                          f'{os.fsdecode(names[0])}, takes too much memory, or worse: find it and leave it out')
         self.rows_of = self.rows_of or self.make()
         rows = self.rows_of([Path(os.fsdecode(os.path.join(self.base, name))) for name in names])
         shown = pa.array([name.decode(errors='backslashreplace') for name in names], pa.string())
@@ -199,7 +201,7 @@ def rows_on_ray(
 ) -> Path: # the folder
     "Rows for `files` in a folder of Parquet files, computed by Ray"
     names, folder = [os.fsencode(f) for f in files], Path(folder).absolute()
-    if chunk < 1 or not names: raise ValueError(f'{len(names)} pictures, chunk={chunk}: expected at least 1 picture, and 1 a part')
+    if chunk < 1 or not names: raise ValueError(f'{len(names)} pictures, chunk={chunk}: expected at least 1 of each')
     if find_spec('ray') is None: raise ValueError("ray not installed; pip install 'pet-classifier[scale]'")
     (rows_of := make())([])
     _begin(folder, rows_of.about | dict(pictures=len(names), list=sha256(b'\0'.join(names)).hexdigest(), chunk=chunk))
@@ -307,8 +309,10 @@ def _numbers(learn, folder):
     known = rows.file.drop_duplicates() # its index is the number of the first row of a file
     found = pd.Index(known).get_indexer(wanted)
     if lost := [f for f, i in zip(wanted, found) if i < 0]:
-        raise ValueError(f"{len(lost)} of {len(wanted)} pictures have no row in '{folder}': {listed(lost)}; the paths must be the same")
+        raise ValueError(f"{len(lost)} of {len(wanted)} pictures have no row in '{folder}': {listed(lost)}; "
+                         'the paths must be the same')
     numbers = known.index.to_numpy()[found]
     if broken := [f'{f} ({p})' for f, p in zip(wanted, rows.problem.to_numpy()[numbers]) if p]:
-        raise ValueError(f'{len(broken)} of {len(wanted)} pictures have no features: {listed(broken)}; take them out of the table')
+        raise ValueError(f'{len(broken)} of {len(wanted)} pictures have no features: {listed(broken)}; '
+                         'take them out of the table')
     return numbers

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from fastai.callback.core import Callback
 
 from pet_classifier import scale
 from pet_classifier.bundle import save_bundle
@@ -32,6 +33,7 @@ from pet_classifier.scale import (
     unseen_loaders,
     use_features,
 )
+from pet_classifier.training import fine_tune
 
 
 @pytest.fixture(scope='module')
@@ -228,3 +230,21 @@ def test_loaders_for_pictures_that_lie_elsewhere_know_all_but_the_pictures(learn
         assert ours.dataset.items.label.tolist() == theirs.dataset.items.label.tolist() and ours.side == theirs.side
     with pytest.raises(ImageProblem, match='_.*jpg: cannot be reached'): dls.valid.one_batch()
     with pytest.raises(ImageProblem, match='_.*jpg'): fit_head(learner(dls))  # which was given no features
+
+
+class Wraps(Callback):
+    "Wraps the network as fastai does for several devices, and unwraps it"
+    order = 11
+    def before_fit(self): self.learn.model = torch.nn.DataParallel(self.learn.model)
+    def after_fit(self): self.learn.model = self.learn.model.module
+
+
+def test_a_network_that_is_wrapped_for_several_devices_learns_the_same(learner):
+    weights = []
+    for cbs in [], [Wraps()]:
+        learn = learner(precision='fp32', cbs=cbs)
+        with learn.no_logging():
+            fit_head(learn, epochs=2)
+            for lr in 1e-2, slice(1e-6, 1.): fine_tune(learn, epochs=2, lr=lr)  # one that helps, and one that does not
+        weights.append({k: w.clone() for k, w in learn.model.state_dict().items()})
+    assert weights[0].keys() == weights[1].keys() and all(torch.equal(w, weights[1][k]) for k, w in weights[0].items())

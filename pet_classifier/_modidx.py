@@ -456,6 +456,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'pet_classifier.scale._give_out': ('scale.html#_give_out', 'pet_classifier/scale.py'),
                                       'pet_classifier.scale._numbers': ('scale.html#_numbers', 'pet_classifier/scale.py'),
                                       'pet_classifier.scale.body_facts': ('scale.html#body_facts', 'pet_classifier/scale.py'),
+                                      'pet_classifier.scale.check_address': ('scale.html#check_address', 'pet_classifier/scale.py'),
                                       'pet_classifier.scale.features_on_ray': ('scale.html#features_on_ray', 'pet_classifier/scale.py'),
                                       'pet_classifier.scale.part_file': ('scale.html#part_file', 'pet_classifier/scale.py'),
                                       'pet_classifier.scale.predict_on_ray': ('scale.html#predict_on_ray', 'pet_classifier/scale.py'),

@@ -26,6 +26,7 @@ from pet_classifier.scale import (
     FeatureRows,
     PartWriter,
     PredictionRows,
+    check_address,
     features_on_ray,
     part_file,
     predict_on_ray,
@@ -132,6 +133,7 @@ def test_what_a_worker_cannot_do_is_said(cluster, bundle, files, tmp_path, monke
 
 
 def test_only_what_is_missing_is_done_by_the_next_call(bundle, files, tmp_path, monkeypatch):
+    monkeypatch.setattr(scale, 'find_spec', lambda name: True)  # Ray is not needed here
     given = []
     def by_hand(writer, args, todo, *others):
         given.append([t['part'] for t in todo])
@@ -171,14 +173,20 @@ def test_a_part_that_is_done_again_is_the_same_file(tmp_path):
 
 
 def test_a_picture_that_ends_each_process_ends_the_work(tmp_path):
-    class Gone(BaseException): "What happens to a process"
+    begun, seen = tmp_path/'_begun-0000000', []
     class Rows:
-        def __call__(self, files): raise Gone
-    for _ in range(TRIES):
-        with pytest.raises(Gone): PartWriter(Rows, tmp_path, tmp_path).write(0, 0, [b'bomb.jpg'])
-    answer = PartWriter(Rows, tmp_path, tmp_path)(pa.table(dict(part=[0], first=[0], names=[[b'bomb.jpg']])))
-    assert f'it ended the process {TRIES} times' in answer['error'][0].as_py() and 'bomb.jpg' in answer['error'][0].as_py()
-    assert not list(tmp_path.iterdir())  # and may be tried again
+        def __call__(self, files):
+            seen.append(begun.stat().st_size)
+            raise ValueError('this is an error, and not the end of the process')
+    def answer(): return PartWriter(Rows, tmp_path, tmp_path)(pa.table(dict(part=[0], first=[0], names=[[b'bomb.jpg']])))
+    for _ in range(TRIES + 1): assert 'this is an error' in answer()['error'][0].as_py()
+    begun.write_bytes((TRIES - 1)*b'.')  # as so many processes leave it that were ended
+    answer()
+    assert seen == [1]*(TRIES + 1) + [TRIES]
+    begun.write_bytes(TRIES*b'.')
+    said = answer()['error'][0].as_py()
+    assert f'it ended the process {TRIES} times; one of its 1 pictures, of which the first is bomb.jpg' in said
+    assert len(seen) == TRIES + 2 and not list(tmp_path.iterdir())  # and may be tried again
 
 
 def test_a_disk_that_refuses_is_an_answer_and_leaves_no_part(bundle, files, tmp_path, monkeypatch):
@@ -186,19 +194,22 @@ def test_a_disk_that_refuses_is_an_answer_and_leaves_no_part(bundle, files, tmp_
     monkeypatch.setattr('os.fsync', full)
     answer = PartWriter(partial(PredictionRows, bundle), tmp_path, tmp_path)(
         pa.table(dict(part=[0], first=[0], names=[[os.fsencode(files[0])]])))
-    assert 'No space left' in answer['error'][0].as_py() and not part_file(tmp_path, 0).exists()
+    assert 'No space left' in answer['error'][0].as_py() and not [*tmp_path.glob('part*'), *tmp_path.glob('_begun*')]
 
 
 def never(*args): raise AssertionError('Ray was asked')
 
 
 def test_what_cannot_be_is_said_before_ray_is_asked(bundle, learn, files, tmp_path, monkeypatch):
+    monkeypatch.setattr(scale, 'find_spec', lambda name: True)
     monkeypatch.setattr(scale, '_give_out', never)
     out = tmp_path/'out'
     for kwargs, said in ((dict(chunk=0), 'chunk=0: expected at least 1'), (dict(top=4), 'top=4: expected 1 to 3'),
                          (dict(engine='abacus'), "engine='abacus'"), (dict(precision='fp8'), "precision='fp8'")):
         with pytest.raises(ValueError, match=said): predict_on_ray(bundle, files, out, **kwargs)
     with pytest.raises(ValueError, match='0 pictures'): predict_on_ray(bundle, [], out)
+    for address in '127.0.0.1:9', 'ray://127.0.0.1:9':
+        with pytest.raises(ConnectionError, match=f'no Ray cluster answers at {address} '): check_address(address)
     with pytest.raises(FileNotFoundError, match='no bundle'): features_on_ray(tmp_path, files, out)
     assert not out.exists()
     with pytest.raises(ValueError, match='is not empty'): predict_on_ray(bundle, files, tmp_path/'many')

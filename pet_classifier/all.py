@@ -14,6 +14,7 @@ from .features import *
 from .gradcam import *
 from .guard import *
 from .head import *
+from .hub import *
 from .images import *
 from .interpret import *
 from .labels import *
@@ -27,6 +28,7 @@ from .predict import *
 from .progress import *
 from .report import *
 from .run import *
+from .scale import *
 from .space import *
 from .splits import *
 from .storage import *

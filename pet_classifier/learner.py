@@ -24,7 +24,7 @@ from fastai.data.transforms import Normalize
 from fastai.layers import AdaptiveConcatPool2d, Flatten
 from fastai.learner import Learner
 from fastai.metrics import error_rate
-from fastai.torch_core import no_random, params
+from fastai.torch_core import get_model, no_random, params
 from fastai.vision.augment import RandTransform
 from fastai.vision.learner import TimmBody, create_timm_model, create_vision_model, model_meta
 from fastcore.foundation import L
@@ -192,7 +192,7 @@ class KeepNorm(Callback):
     def __init__(self, body): self.body = body
 
     def before_train(self):
-        if self.learn.model[0] is not self.body: return # a head that is trained alone has batch-norm of its own
+        if get_model(self.learn.model)[0] is not self.body: return # a head that is trained alone has batch-norm of its own
         for module in self.body.modules():
             if isinstance(module, _BatchNorm): module.eval()
 

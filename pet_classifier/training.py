@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from fastai.callback.core import Callback
 from fastai.learner import Learner
-from fastai.torch_core import no_random
+from fastai.torch_core import get_model, no_random
 
 from .checkpoint import Checkpoint, check_fits, keeping, read_tensors, write_tensors
 from .guard import refuse_unknown
@@ -56,7 +56,7 @@ class KeepBest(Callback):
 
     def __init__(self, began): self.best, self.epoch_kept = began, None
 
-    def _weights(self): return {k: v.clone() for k, v in self.learn.model.state_dict().items()}
+    def _weights(self): return {k: v.clone() for k, v in get_model(self.learn.model).state_dict().items()}
 
     def kept(self): return dict(best=self.best, epoch_kept=self.epoch_kept), self.weights
 
@@ -69,7 +69,7 @@ class KeepBest(Callback):
         if better(self.best, reached): self.best, self.epoch_kept, self.weights = reached, self.epoch, self._weights()
 
     def after_fit(self):
-        if self.epoch_kept != self.n_epoch-1: self.learn.model.load_state_dict(self.weights)
+        if self.epoch_kept != self.n_epoch-1: get_model(self.learn.model).load_state_dict(self.weights)
 
 def judged(
     learn:Learner, # any fastai learner

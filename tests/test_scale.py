@@ -1,0 +1,261 @@
+"On Ray, no row is lost or there twice, and each is what one process would have said; a head trained on them is the same."
+import os
+import shutil
+import signal
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from fastai.callback.core import Callback
+
+from pet_classifier import scale
+from pet_classifier.bundle import save_bundle
+from pet_classifier.features import picture_features
+from pet_classifier.head import fit_head
+from pet_classifier.images import ImageProblem
+from pet_classifier.predict import Predictor
+from pet_classifier.scale import (
+    TRIES,
+    FeatureRows,
+    PartWriter,
+    PredictionRows,
+    check_address,
+    features_on_ray,
+    part_file,
+    predict_on_ray,
+    ray_cluster,
+    unseen_loaders,
+    use_features,
+)
+from pet_classifier.training import fine_tune
+
+
+@pytest.fixture(scope='module')
+def cluster():
+    "Ray on this machine with two workers, for all tests of this file"
+    pytest.importorskip('ray', reason='Ray is not installed (the extra "scale")')
+    with ray_cluster(workers=2) as workers: yield workers
+
+
+@pytest.fixture
+def learn(learner):
+    learn = learner(precision='fp32')
+    with learn.no_logging(): fit_head(learn, epochs=3)
+    return learn
+
+
+@pytest.fixture
+def bundle(learn, tmp_path): return save_bundle(learn, tmp_path/'model')
+
+
+@pytest.fixture
+def files(tiny_folder, tmp_path):
+    "A hundred pictures, three of them broken, one not there, and one whose name is no text"
+    good = sorted(tiny_folder.iterdir())
+    made = [tmp_path/'many'/f'{i:03}_{good[i % len(good)].name}' for i in range(100)]
+    (tmp_path/'many').mkdir()
+    made[50] = Path(os.fsdecode(os.fsencode(made[50]) + b'\xff.jpg')) if sys.platform == 'linux' else made[50]
+    for i, f in enumerate(made): os.link(good[i % len(good)], f)
+    for i in 3, 47, 98: made[i].unlink()
+    made[3].write_text('not a picture')
+    made[47].touch()
+    return made
+
+
+def equal_to_local(out, files, bundle, top=2):
+    far, near = pd.read_parquet(out), Predictor(bundle, 'torch', 'fp32').predict_files(files, top=top)
+    assert far.number.tolist() == list(range(len(files)))
+    assert far.file.tolist() == [os.fsencode(f).decode(errors='backslashreplace') for f in files]
+    for c in 'label', 'label2', 'none_of_these', 'problem': assert far[c].tolist() == near[c].tolist()
+    for c in 'probability', 'probability2': assert far[c].to_numpy() == pytest.approx(near[c].to_numpy(), abs=1e-5, nan_ok=True)
+    assert (far.problem != '').sum() == 3 and far.label.nunique() == 4  # three classes, and none
+    return far
+
+
+def workers():
+    "The processes of this test that Ray computes in"
+    def is_one(p):
+        try: return any('MapWorker' in word for word in p.cmdline())
+        except psutil.Error: return False
+    return {p.pid for p in psutil.Process().children(recursive=True) if is_one(p)}
+
+
+def test_with_a_worker_killed_in_the_middle_no_row_is_lost_and_none_twice(cluster, bundle, files, tmp_path):
+    killed, parts_then = set(), []
+    def kill(line):
+        if killed: return
+        parts_then.append(len(list((tmp_path/'out').glob('part-*'))))
+        killed.update(workers())
+        for pid in killed: os.kill(pid, signal.SIGKILL)
+    out = predict_on_ray(bundle, files, tmp_path/'out', top=2, precision='fp32', workers=2, chunk=1, say=kill)
+    assert killed and parts_then[0] < 100
+    equal_to_local(out, files, bundle)
+    assert sorted(f.name for f in out.iterdir()) == ['_about.json', *(f'part-{i:07}.parquet' for i in range(100))]
+
+
+def test_features_are_those_of_the_local_path_and_train_the_same_head(cluster, learn, learner, bundle, tiny_table, tmp_path):
+    order = [f for dl in learn.dls.loaders for f in dl.dataset.items.file]
+    rng = np.random.default_rng(0)
+    mixed = [order[i] for i in rng.permutation(18)] + [tmp_path/'nowhere.jpg']
+    said = []
+    out = features_on_ray(bundle, mixed, tmp_path/'rows', precision='fp32', workers=2, chunk=7, say=said.append)
+    assert said == ['1 of 3 parts', '2 of 3 parts', '3 of 3 parts']
+    far = pd.read_parquet(out)
+    assert far.file.tolist() == list(map(str, mixed)) and far.problem.tolist() == [''] * 18 + ['not there']
+    assert far.features[18] is None
+    near = picture_features(learn, mixed[:18]).numpy()
+    assert np.stack(far.features[:18]) == pytest.approx(near, abs=1e-4) and near.std() > 0.01
+    head = learn.model[1][-1].weight
+    for file in None, tmp_path/'rows.npy':
+        other = learner(unseen_loaders(tiny_table, size=32, bs=4), precision='fp32')
+        with other.no_logging(): fit_head(use_features(other, out, file), epochs=3)
+        assert torch.allclose(other.model[1][-1].weight, head, atol=1e-5) and head.abs().max() > 0.01
+    nobody = tiny_table.assign(file=[*tiny_table.file[:-1], tmp_path/'nowhere.jpg'])
+    with pytest.raises(ValueError, match=r'1 of 18 pictures have no features: .*nowhere.jpg \(not there\)'):
+        use_features(learner(unseen_loaders(nobody, size=32), precision='fp32'), out)
+
+
+def test_what_a_worker_cannot_do_is_said(cluster, bundle, files, tmp_path, monkeypatch):
+    def gone(*args, really=scale._give_out):
+        shutil.move(bundle, tmp_path/'away')  # as on a machine that does not have it
+        really(*args)
+    monkeypatch.setattr(scale, '_give_out', gone)
+    with pytest.raises(OSError, match=r'part \d could not be made on .*: .*/model. is no bundle'):
+        predict_on_ray(bundle, files[:4], tmp_path/'out', workers=2, chunk=2)
+    assert [f.name for f in (tmp_path/'out').glob('part-*')] == []
+
+
+def test_only_what_is_missing_is_done_by_the_next_call(bundle, files, tmp_path, monkeypatch):
+    monkeypatch.setattr(scale, 'find_spec', lambda name: True)  # Ray is not needed here
+    given = []
+    def by_hand(writer, args, todo, *others):
+        given.append([t['part'] for t in todo])
+        for t in todo: writer(*args).write(*t.values())
+    monkeypatch.setattr(scale, '_give_out', by_hand)
+    for lost in [], [3, 41], []:
+        for part in lost: part_file(tmp_path/'out', part).unlink()
+        (tmp_path/'out').mkdir(exist_ok=True)
+        equal_to_local(predict_on_ray(bundle, files, tmp_path/'out', top=2, precision='fp32', chunk=2), files, bundle)
+    assert given == [list(range(50)), [3, 41]]
+
+
+def test_rows_of_predictions_and_features_without_ray(bundle, learn, files):
+    rows = PredictionRows(bundle, top=3)(files[:5]).to_pandas()
+    assert list(rows) == ['label', 'probability', 'label2', 'probability2', 'label3', 'probability3', 'none_of_these', 'problem']
+    some = [*files[:5], files[3], *files[44:50]]
+    rows = FeatureRows(bundle)(some, bs=4)
+    broken = [p != '' for p in rows['problem'].to_pylist()]
+    assert broken == [i in (3, 5, 9) for i in range(12)] and [x is None for x in rows['features'].to_pylist()] == broken
+    good = [f for f, b in zip(some, broken) if not b]
+    far = np.array([x for x in rows['features'].to_pylist() if x])
+    assert far == pytest.approx(picture_features(learn, good).numpy(), abs=1e-4)
+    with pytest.raises(ImageProblem): picture_features(learn, some)
+    assert FeatureRows(bundle)([]).num_rows == 0
+
+
+def test_a_part_that_is_done_again_is_the_same_file(tmp_path):
+    calls = []
+    class Rows:
+        def __call__(self, files):
+            calls.append([f.name for f in files])
+            return pa.table(dict(x=list(range(len(files)))))
+    writer = PartWriter(Rows, tmp_path, tmp_path)
+    for _ in range(3): writer.write(2, 20, [b'a', b'b'])
+    assert calls == [['a', 'b']] and [f.name for f in tmp_path.iterdir()] == ['part-0000002.parquet']
+    assert pq.read_table(part_file(tmp_path, 2)).to_pydict() == dict(number=[20, 21], file=['a', 'b'], x=[0, 1])
+
+
+def test_a_picture_that_ends_each_process_ends_the_work(tmp_path):
+    begun, seen = tmp_path/'_begun-0000000', []
+    class Rows:
+        def __call__(self, files):
+            seen.append(begun.stat().st_size)
+            raise ValueError('this is an error, and not the end of the process')
+    def answer(): return PartWriter(Rows, tmp_path, tmp_path)(pa.table(dict(part=[0], first=[0], names=[[b'bomb.jpg']])))
+    for _ in range(TRIES + 1): assert 'this is an error' in answer()['error'][0].as_py()
+    begun.write_bytes((TRIES - 1)*b'.')  # as so many processes leave it that were ended
+    answer()
+    assert seen == [1]*(TRIES + 1) + [TRIES]
+    begun.write_bytes(TRIES*b'.')
+    said = answer()['error'][0].as_py()
+    assert f'it ended the process {TRIES} times; one of its 1 pictures, of which the first is bomb.jpg' in said
+    assert len(seen) == TRIES + 2 and not list(tmp_path.iterdir())  # and may be tried again
+
+
+def test_a_disk_that_refuses_is_an_answer_and_leaves_no_part(bundle, files, tmp_path, monkeypatch):
+    def full(fd): raise OSError(28, 'No space left on device')
+    monkeypatch.setattr('os.fsync', full)
+    answer = PartWriter(partial(PredictionRows, bundle), tmp_path, tmp_path)(
+        pa.table(dict(part=[0], first=[0], names=[[os.fsencode(files[0])]])))
+    assert 'No space left' in answer['error'][0].as_py() and not [*tmp_path.glob('part*'), *tmp_path.glob('_begun*')]
+
+
+def never(*args): raise AssertionError('Ray was asked')
+
+
+def test_what_cannot_be_is_said_before_ray_is_asked(bundle, learn, files, tmp_path, monkeypatch):
+    monkeypatch.setattr(scale, 'find_spec', lambda name: True)
+    monkeypatch.setattr(scale, '_give_out', never)
+    out = tmp_path/'out'
+    for kwargs, said in ((dict(chunk=0), 'chunk=0: expected at least 1'), (dict(top=4), 'top=4: expected 1 to 3'),
+                         (dict(engine='abacus'), "engine='abacus'"), (dict(precision='fp8'), "precision='fp8'")):
+        with pytest.raises(ValueError, match=said): predict_on_ray(bundle, files, out, **kwargs)
+    with pytest.raises(ValueError, match='0 pictures'): predict_on_ray(bundle, [], out)
+    for address in '127.0.0.1:9', 'ray://127.0.0.1:9':
+        with pytest.raises(ConnectionError, match=f'no Ray cluster answers at {address} '): check_address(address)
+    with pytest.raises(FileNotFoundError, match='no bundle'): features_on_ray(tmp_path, files, out)
+    assert not out.exists()
+    with pytest.raises(ValueError, match='is not empty'): predict_on_ray(bundle, files, tmp_path/'many')
+    monkeypatch.setattr(scale, '_give_out', lambda *args: None)  # which does nothing
+    with pytest.raises(OSError, match='100 of 100 parts were written, but are not in .* all machines share'):
+        predict_on_ray(bundle, files, out, chunk=1, precision='fp32')
+    for kwargs, what in (dict(top=2), 'top'), (dict(chunk=2), 'chunk'), (dict(precision='bf16'), 'precision'):
+        with pytest.raises(ValueError, match=f'holds other rows, which differ in {what};'):
+            predict_on_ray(bundle, files, out, **dict(chunk=1, precision='fp32') | kwargs)
+    with pytest.raises(ValueError, match='differ in list;'): predict_on_ray(bundle, files[::-1], out, chunk=1, precision='fp32')
+    with pytest.raises(FileNotFoundError, match='holds no rows'): use_features(learn, tmp_path/'nowhere')
+    with pytest.raises(ValueError, match='they differ in rows, body'): use_features(learn, out)
+
+
+def test_without_ray_the_way_out_is_said(bundle, files, tmp_path, monkeypatch):
+    monkeypatch.setattr(scale, 'find_spec', lambda name: None)
+    for call in predict_on_ray, features_on_ray:
+        with pytest.raises(ValueError, match=r"ray not installed; pip install 'pet-classifier\[scale\]'"):
+            call(bundle, files, tmp_path/'out')
+    assert not (tmp_path/'out').exists()
+
+
+def test_loaders_for_pictures_that_lie_elsewhere_know_all_but_the_pictures(learn, learner, tiny_table):
+    elsewhere = tiny_table.assign(file=[f'/nowhere/{f.name}' for f in tiny_table.file])
+    dls = unseen_loaders(elsewhere, size=32, bs=4)
+    for ours, theirs in zip(dls.loaders, learn.dls.loaders, strict=True):
+        assert torch.equal(ours.targets, theirs.targets)
+        assert [Path(f).name for f in ours.dataset.items.file] == [f.name for f in theirs.dataset.items.file]
+        assert ours.dataset.items.label.tolist() == theirs.dataset.items.label.tolist() and ours.side == theirs.side
+    with pytest.raises(ImageProblem, match='_.*jpg: cannot be reached'): dls.valid.one_batch()
+    with pytest.raises(ImageProblem, match='_.*jpg'): fit_head(learner(dls))  # which was given no features
+
+
+class Wraps(Callback):
+    "Wraps the network as fastai does for several devices, and unwraps it"
+    order = 11
+    def before_fit(self): self.learn.model = torch.nn.DataParallel(self.learn.model)
+    def after_fit(self): self.learn.model = self.learn.model.module
+
+
+def test_a_network_that_is_wrapped_for_several_devices_learns_the_same(learner):
+    weights = []
+    for cbs in [], [Wraps()]:
+        learn = learner(precision='fp32', cbs=cbs)
+        with learn.no_logging():
+            fit_head(learn, epochs=2)
+            for lr in 1e-2, slice(1e-6, 1.): fine_tune(learn, epochs=2, lr=lr)  # one that helps, and one that does not
+        weights.append({k: w.clone() for k, w in learn.model.state_dict().items()})
+    assert weights[0].keys() == weights[1].keys() and all(torch.equal(w, weights[1][k]) for k, w in weights[0].items())

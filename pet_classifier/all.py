@@ -28,5 +28,6 @@ from .report import *
 from .run import *
 from .splits import *
 from .storage import *
+from .tables import *
 from .training import *
 from .unknown import *

@@ -33,7 +33,9 @@ def make_bundle(pictures, folder):
 def tiled(pictures, folder, n):
     folder.mkdir()
     originals = sorted(Path(pictures).glob('*.jpg'))
-    for i in range(n): (folder/f'{i:07}_{originals[i % len(originals)].name}').symlink_to(originals[i % len(originals)].absolute())
+    for i in range(n):
+        original = originals[i % len(originals)].absolute()
+        (folder/f"{i:07}_{original.name}").symlink_to(original)
     return folder
 
 

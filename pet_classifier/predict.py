@@ -200,9 +200,9 @@ class Predictor:
         return _answers(images, self.bundle.size, len(self.bundle.vocab), lambda squares: self.scores(squares, n), bs, tell)
 
     @overload
-    def predict(self, image:Picture, bs:int=32) -> Prediction: ...
-    @overload
     def predict(self, image:list[Any]|tuple[Any, ...], bs:int=32) -> list[Prediction]: ...
+    @overload
+    def predict(self, image:Picture, bs:int=32) -> Prediction: ...
     def predict(self,
         image, # a path, bytes of a file, PIL image, array (height x width x 3) or tensor (3 x height x width); or a list of them
         bs:int=32, # pictures a batch

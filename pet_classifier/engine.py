@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from tempfile import TemporaryDirectory
 from threading import Lock
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ from .precision import PRECISIONS, has_bf16, set_precision
 from .storage import replacing
 
 # %% ../nbs/11b_engine.ipynb #579de7f2
-Engine = Callable[[torch.Tensor], np.ndarray] # uint8 pictures (n x 3 x size x size) -> scores (n x classes)
+Engine: TypeAlias = Callable[[torch.Tensor], np.ndarray] # uint8 pictures (n x 3 x size x size) -> scores (n x classes)
 
 def torch_engine(
     bundle:Bundle, # to answer with
@@ -150,7 +151,8 @@ class Engines:
         bundle:Bundle, # to answer with
         precision:str='auto', # of all engines
     ):
-        self.bundle, self.precision, self.made, self.lock = bundle, precision, {}, Lock()
+        self.bundle, self.precision, self.lock = bundle, precision, Lock()
+        self.made: dict[str, Engine] = {}
 
     def __call__(self,
         name:str, # as `choose_engine` gives it

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -78,7 +79,7 @@ def _from_numbers(x):
     return pixels.permute(2, 0, 1) if len(shape) == 3 else pixels.expand(3, -1, -1)
 
 # %% ../nbs/04a_pixels.ipynb #ef296512
-Picture = str | os.PathLike | bytes | Image.Image | np.ndarray | torch.Tensor
+Picture: TypeAlias = str | os.PathLike | bytes | Image.Image | np.ndarray | torch.Tensor
 
 def read_pixels(
     picture:Picture, # a path, the bytes of a file, a PIL image, an array (height x width x 3), a tensor (3 x height x width)

@@ -180,12 +180,12 @@ def predict(
 ):
     "A row a picture: file, label, probability, problem; exit code 1 if a picture could not be read."
     from pet_classifier.predict import Predictor
-    from pet_classifier.tables import expand_files, predict_table, printable, progress_bar, table_format
+    from pet_classifier.tables import expand_files, predict_table, printable, pictures_bar, table_format
     if out: table_format(out)
     files = expand_files(images)
     predictor = Predictor(bundle, engine)
     if out: return 1 if predict_table(predictor, files, out, top=top, say=lambda text: print(text, file=sys.stderr)) else 0
-    with progress_bar(len(files)) as bar: rows = predictor.predict_files(files, top=top, tell=bar.update)
+    with pictures_bar(len(files)) as bar: rows = predictor.predict_files(files, top=top, tell=bar.update)
     print_table(rows.assign(file=rows.file.map(printable)))
     return 1 if (rows.problem != '').any() else 0
 

@@ -32,5 +32,6 @@ from .scale import *
 from .space import *
 from .splits import *
 from .storage import *
+from .tables import *
 from .training import *
 from .unknown import *

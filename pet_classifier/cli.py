@@ -179,19 +179,22 @@ def find_lr(
 @command
 def predict(
     bundle: ModelFolder,
-    images: Annotated[list[Path], typer.Argument(help='Pictures, or folders of them.')],
-    csv: Annotated[Path, typer.Option(metavar='FILE', help='Write the table there instead of printing it.')] = None,
+    images: Annotated[list[Path], typer.Argument(help="Pictures, folders of them, or patterns such as 'photos/**/*.jpg'.")],
+    out: Annotated[Path, typer.Option('--out', '--csv', metavar='FILE', help='Write the table there, .csv or .parquet, instead '
+                                      'of printing it; the same call again goes on where one was killed.')] = None,
     top: Annotated[int, typer.Option(min=1, metavar='K', help='The K most probable classes.')] = 1,
-    engine: Annotated[str, typer.Option(help='torch, openvino (an extra), or auto: openvino for very many pictures.')] = 'auto',
+    engine: Annotated[str, typer.Option(help='torch, openvino or onnx (extras), or auto: openvino for very many '
+                                             'pictures.')] = 'auto',
 ):
     "A row a picture: file, label, probability, problem; exit code 1 if a picture could not be read."
-    from pet_classifier.images import list_images
     from pet_classifier.predict import Predictor
-    from pet_classifier.storage import write_csv
-    files = [f for i in images for f in (list_images(i) if i.is_dir() else [i])]
-    rows = Predictor(bundle, engine).predict_files(files, top=top)
-    if csv: write_csv(csv, rows)
-    else: print_table(rows)
+    from pet_classifier.tables import expand_files, predict_table, printable, pictures_bar, table_format
+    if out: table_format(out)
+    files = expand_files(images)
+    predictor = Predictor(bundle, engine)
+    if out: return 1 if predict_table(predictor, files, out, top=top, say=lambda text: print(text, file=sys.stderr)) else 0
+    with pictures_bar(len(files)) as bar: rows = predictor.predict_files(files, top=top, tell=bar.update)
+    print_table(rows.assign(file=rows.file.map(printable)))
     return 1 if (rows.problem != '').any() else 0
 
 @command

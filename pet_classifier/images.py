@@ -13,6 +13,7 @@ import struct
 import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,15 @@ def _check_file(file):
     if not stat.S_ISREG(s.st_mode): raise ImageProblem(file, 'not an ordinary file')
     if not s.st_size: raise ImageProblem(file, 'empty')
 
+def _source(file):
+    "What Pillow opens for `file`, a path or the bytes of one, and the name it goes by; else an `ImageProblem`."
+    if isinstance(file, (bytes, bytearray, memoryview)):
+        if not len(file): raise ImageProblem('this picture', 'empty')
+        return BytesIO(file), 'this picture'
+    file = Path(file)
+    _check_file(file)
+    return file, file
+
 # %% ../nbs/02_images.ipynb #3c433889
 def _rgb(im):
     "`im` in 8-bit RGB: 16 bits scaled, transparency on white."
@@ -105,10 +115,9 @@ _UPRIGHT = {2: _T.FLIP_LEFT_RIGHT, 3: _T.ROTATE_180, 4: _T.FLIP_TOP_BOTTOM, 5: _
 
 def _read(file, max_pixels=_LIMIT, draft=None):
     "`file` opened, decoded (a JPEG at a fraction of its size, at least `draft`) and put upright in RGB; else an `ImageProblem`."
-    file = Path(file)
-    _check_file(file)
+    source, file = _source(file)
     try:
-        with Image.open(file, formats=_FORMATS) as im:
+        with Image.open(source, formats=_FORMATS) as im:
             w, h = im.size
             if w * h > max_pixels: raise ImageProblem(file, f'too large: {w} x {h} is more than {max_pixels:,} pixels')
             if draft: im.draft(None, (draft, draft))
@@ -124,7 +133,7 @@ def _read(file, max_pixels=_LIMIT, draft=None):
 
 # %% ../nbs/02_images.ipynb #ac40b0f0
 def open_image(
-    file, # path of a JPEG, PNG, WEBP, GIF, BMP or TIFF, whatever its suffix
+    file, # path of a JPEG, PNG, WEBP, GIF, BMP or TIFF, whatever its suffix, or the bytes of one
     max_pixels:int=_LIMIT, # larger ones are refused before they are decoded
 ) -> Image.Image: # 8-bit RGB
     "The picture in `file`, upright, transparency on white, of an animation the first frame; an `ImageProblem` if there is none."

@@ -1,5 +1,6 @@
 "The command line: what it prints and where, its exit codes, and an error that is one line."
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -136,7 +137,11 @@ def test_check_names_broken_files_and_twins(cli, tiny_folder, tmp_path):
     (['predict', '{tmp}', '{data}'], 'no bundle'),
     (['predict', '{bundle}', '{tmp}'], 'no picture in'),
     (['predict', '{bundle}', '{data}', '--top', '4'], 'top=4: expected 1 to 3'),
-    (['predict', '{bundle}', '{data}', '--engine', 'onnx'], "engine='onnx': expected auto, torch or openvino"),
+    (['predict', '{bundle}', '{data}', '--engine', 'caffe'], "engine='caffe': expected one of auto, torch, openvino, onnx"),
+    (['predict', 'nowhere', '{data}', '--out', '{tmp}/rows.txt'], "'rows.txt': expected a name that ends in .csv or .parquet"),
+    (['predict', '{bundle}', '{data}/*.jpeg'], 'no file matches'),
+    (['predict', '{bundle}', '{data}', '--top', '4', '--out', '{tmp}/rows.csv'], 'top=4: expected 1 to 3'),
+    (['predict', '{bundle}', '{data}', '--out', '{data}'], 'expected a name that ends in'),
     (['predict', '{bundle}', '{data}', '--csv', '{data}/red_0.jpg/x.csv'], 'x.csv'),
     (['evaluate', '{bundle}', 'nowhere'], 'neither a folder'),
     (['evaluate', '{tmp}', '{data}'], 'no bundle'),
@@ -182,10 +187,11 @@ def test_find_lr_prints_a_rate_and_draws_the_plot(cli, tiny_folder, tiny_weights
 def test_predict_prints_a_row_a_picture(cli, bundle, tiny_folder):
     code, out, err = cli('predict', bundle, tiny_folder/'red_1.jpg', tiny_folder, tiny_folder/'blue_0.jpg')
     table = rows(out)
-    assert code == 0 and not err and len(table) == 20
+    assert code == 0 and not err and len(table) == 18
     assert list(table) == ['file', 'label', 'probability', 'none_of_these', 'problem']
     in_folder = sorted(map(str, tiny_folder.iterdir()))
-    assert table.file.tolist() == [str(tiny_folder/'red_1.jpg'), *in_folder, str(tiny_folder/'blue_0.jpg')]
+    first = str(tiny_folder/'red_1.jpg')
+    assert table.file.tolist() == [first, *(f for f in in_folder if f != first)]  # each once
     assert set(table.label) <= {'red', 'green', 'blue'} and (table.problem == '').all()
     assert table.probability.between(1/3, 1).all()
 
@@ -203,6 +209,23 @@ def test_predict_csv_writes_what_it_would_print(cli, bundle, tiny_folder, tmp_pa
     _, printed, _ = cli('predict', bundle, tiny_folder)
     code, out, err = cli('predict', bundle, tiny_folder, '--csv', tmp_path/'new'/'rows.csv')
     assert code == 0 and not out and not err and (tmp_path/'new'/'rows.csv').read_text() == printed
+
+
+def test_predict_takes_patterns_and_writes_parquet(cli, bundle, tiny_folder, tmp_path):
+    _, printed, _ = cli('predict', bundle, tiny_folder/'red_*.jpg', '--top', 2)
+    code, out, err = cli('predict', bundle, tiny_folder/'red_*.jpg', '--top', 2, '--out', tmp_path/'rows.parquet')
+    table = pd.read_parquet(tmp_path/'rows.parquet')
+    assert code == 0 and not out and not err and len(table) == 6 and [f.name for f in tmp_path.iterdir()] == ['rows.parquet']
+    assert table.to_csv(index=False) == printed
+
+
+def test_a_name_that_is_no_utf8_is_printed_and_written(cli, bundle, tiny_folder, tmp_path):
+    odd = tmp_path/os.fsdecode(b'caf\xe9.jpg')
+    try: odd.write_bytes((tiny_folder/'red_0.jpg').read_bytes())
+    except OSError: pytest.skip('this disk refuses such names')
+    assert 'caf\\xe9.jpg,' in cli('predict', bundle, odd)[1]
+    assert cli('predict', bundle, tmp_path, '--csv', tmp_path/'rows.csv')[0] == 0
+    assert b'caf\xe9.jpg,' in (tmp_path/'rows.csv').read_bytes()
 
 
 def test_a_broken_picture_is_a_row_and_exit_code_1(cli, bundle, tiny_folder, tmp_path):

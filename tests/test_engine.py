@@ -1,5 +1,9 @@
 "Every engine gives the same answers; the one that is not installed says so, and is never chosen by itself."
 import json
+import os
+import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from types import SimpleNamespace
 
@@ -12,12 +16,16 @@ from scipy.special import softmax
 from pet_classifier import engine
 from pet_classifier.bundle import load_bundle, save_bundle
 from pet_classifier.cli import main
-from pet_classifier.engine import ENGINES, MANY, Answers, choose_engine
+from pet_classifier.engine import ENGINES, MANY, NEEDS, Answers, Engines, choose_engine, engine_precision
 from pet_classifier.features import fingerprint
+from pet_classifier.onnx_file import export_onnx
+from pet_classifier.pixels import read_squares
 from pet_classifier.precision import set_precision
 from pet_classifier.predict import Predictor
 
+needs_onnx = pytest.mark.skipif(not all(map(find_spec, NEEDS['onnx'])), reason='ONNX Runtime is not installed')
 needs_openvino = pytest.mark.skipif(find_spec('openvino') is None, reason='OpenVINO is not installed')
+OTHERS = pytest.param('openvino', marks=needs_openvino), pytest.param('onnx', marks=needs_onnx)
 
 
 @pytest.fixture(scope='module', params=['linear', 'fastai'])
@@ -120,27 +128,27 @@ def test_an_unknown_precision_is_refused(bundle, make):
 @pytest.mark.parametrize('name, n, there, chosen', [
     ('auto', 1, True, 'torch'), ('auto', MANY-1, True, 'torch'), ('auto', MANY, True, 'openvino'),
     ('auto', 10**6, False, 'torch'), ('torch', 10**6, True, 'torch'), ('torch', 1, False, 'torch'),
-    ('openvino', 1, True, 'openvino')])
+    ('openvino', 1, True, 'openvino'), ('onnx', 1, True, 'onnx')])
 def test_the_engine_that_is_chosen(monkeypatch, name, n, there, chosen):
     (present if there else absent)(monkeypatch)
     assert choose_engine(name, n) == chosen
 
 
-@pytest.mark.parametrize('name', ['onnx', '', 'OpenVINO', None])
+@pytest.mark.parametrize('name', ['caffe', '', 'OpenVINO', None])
 def test_an_unknown_engine_is_refused_before_the_bundle_is_opened(name):
-    said = f'engine={name!r}: expected auto, torch or openvino'
+    said = f'engine={name!r}: expected one of auto, torch, openvino, onnx'
     with pytest.raises(ValueError, match=said): choose_engine(name, 1)
     with pytest.raises(ValueError, match=said): Predictor('nowhere', engine=name)
 
 
 def test_openvino_that_is_not_installed_is_refused_with_what_to_do(folder, monkeypatch, tmp_path, capsys):
     absent(monkeypatch)
-    said = r"engine='openvino': OpenVINO is not installed; pip install 'pet-classifier\[openvino\]', or take 'torch'"
+    said = r"engine='openvino': openvino not installed; pip install 'pet-classifier\[openvino\]', or take 'torch'"
     with pytest.raises(ValueError, match=said): choose_engine('openvino', 1)
     with pytest.raises(ValueError, match=said): Predictor(folder, engine='openvino')
     assert main(['predict', str(folder), str(tmp_path/'a.jpg'), '--engine', 'openvino']) == 2
     out, err = capsys.readouterr()
-    assert not out and err.startswith("error: engine='openvino': OpenVINO is not installed")
+    assert not out and err.startswith("error: engine='openvino': openvino not installed")
 
 
 def test_a_predictor_goes_by_the_number_of_pictures_and_makes_an_engine_once(folder, tiny_table, monkeypatch):
@@ -208,11 +216,11 @@ def test_both_engines_of_a_bundle_leave_each_other_alone(bundle, squares, expect
 @pytest.fixture
 def conversions(monkeypatch, fresh_cache):
     "A list with an entry for each network that was converted"
-    seen, really = [], engine._convert
+    seen, really = [], engine._to_openvino
     def convert(bundle):
         seen.append(bundle.config['sha256'])
         return really(bundle)
-    monkeypatch.setattr(engine, '_convert', convert)
+    monkeypatch.setattr(engine, '_to_openvino', convert)
     return seen
 
 
@@ -264,7 +272,111 @@ def test_without_room_it_answers_all_the_same(bundle, squares, expected, convers
     assert np.allclose(openvino_engine(bundle, 'fp32')(squares), expected, atol=1e-4) and not list(fresh_cache.iterdir())
 
 
-@needs_openvino
-def test_a_predictor_says_the_same_by_either(folder, tiny_table):
-    ours, theirs = (Predictor(folder, engine=e, precision='fp32').evaluate(tiny_table, bs=4) for e in ('torch', 'openvino'))
+@pytest.mark.parametrize('name', OTHERS)
+def test_a_predictor_says_the_same_by_any(folder, tiny_table, name):
+    ours, theirs = (Predictor(folder, engine=e, precision='fp32').evaluate(tiny_table, bs=4) for e in ('torch', name))
     assert ours.files == theirs.files and np.allclose(ours.probs, theirs.probs, atol=1e-4)
+
+
+@needs_onnx
+def test_onnx_gives_the_networks_scores_and_its_file_is_made_once(folder, bundle, squares, expected, fresh_cache, monkeypatch):
+    made, really = [], engine._to_onnx
+    monkeypatch.setattr(engine, '_to_onnx', lambda bundle: made.append(bundle) or really(bundle))
+    scores = engine.torch_engine(bundle, 'fp32')(squares)
+    for _ in range(2):
+        answer = engine.onnx_engine(load_bundle(folder))
+        for n in 6, 1, 2: assert np.allclose(np.concatenate([answer(squares[i:i+n]) for i in range(0, 6, n)]), scores, atol=1e-3)
+    assert answer(squares).dtype == np.float32 and np.allclose(softmax(scores, 1), expected, atol=1e-5)
+    assert len(made) == 1 and [f.name.split('-')[0] for f in fresh_cache.iterdir()] == ['onnx']
+
+
+@needs_onnx
+def test_onnx_in_bf16_is_refused(bundle):
+    with pytest.raises(ValueError, match='ONNX Runtime computes in fp32 here'): engine.onnx_engine(bundle, 'bf16')
+
+
+def test_the_precision_that_is_computed_in(monkeypatch):
+    for able in True, False:
+        monkeypatch.setattr(engine, 'has_bf16', lambda able=able: able)
+        assert engine_precision('torch', 'auto') == ('bf16' if able else 'fp32')
+        assert (engine_precision('openvino', 'bf16'), engine_precision('onnx', 'auto')) == ('bf16', 'fp32')
+
+
+def test_eight_threads_make_an_engine_once_and_are_let_in_one_at_a_time(bundle, squares, monkeypatch):
+    made, inside, most = [], [], []
+    def slow(bundle, precision):
+        made.append(precision)
+        time.sleep(0.05)
+        def answer(pictures):
+            inside.append(1)
+            most.append(len(inside))
+            time.sleep(0.005)
+            inside.pop()
+            return pictures.float().mean((2, 3)).numpy()
+        return answer
+    monkeypatch.setitem(ENGINES, 'torch', slow)
+    engines = Engines(bundle, 'fp32')
+    with ThreadPoolExecutor(8) as pool: found = list(pool.map(lambda i: engines('torch', squares[i % 6][None]), range(24)))
+    assert made == ['fp32'] and max(most) == 1
+    assert all(np.allclose(x, squares[i % 6].float().mean((1, 2))) for i, x in enumerate(found))
+
+
+@pytest.mark.parametrize('name', ['torch', *OTHERS])
+def test_eight_threads_get_the_answers_that_one_gets(folder, tiny_folder, name):
+    files = sorted(tiny_folder.iterdir())*4
+    one, shared = (Predictor(folder, engine=name, precision='fp32') for _ in range(2))
+    expected = {f: one.predict(f).probs for f in set(files)}
+    with ThreadPoolExecutor(8) as pool: found = list(pool.map(shared.predict, files))
+    for f, p in zip(files, found): assert [p.probs[c] for c in expected[f]] == pytest.approx(list(expected[f].values()), abs=1e-5)
+
+
+def test_a_predictor_goes_to_another_process_without_its_engines(folder, tiny_folder):
+    predictor, file = Predictor(folder, precision='fp32'), tiny_folder/'red_0.jpg'
+    before = predictor.predict(file)
+    other = pickle.loads(pickle.dumps(predictor))  # noqa: S301  our own
+    assert not other.engines.made and other.predict(file) == before
+
+
+@pytest.fixture(scope='module')
+def exported(tmp_path_factory):
+    "Of each backbone: the bundle, and the ONNX file of it"
+    from pet_classifier.datasets import draw_sample
+    from pet_classifier.images import list_images
+    from pet_classifier.labels import label_by_name
+    from pet_classifier.learner import pet_learner
+    from pet_classifier.loaders import loaders
+    from pet_classifier.splits import random_split
+    path = os.environ.get('PETS_DIR') or draw_sample(tmp_path_factory.mktemp('drawn')/'pets', per_breed=2)
+    squares = read_squares(list_images(path)[::6], 64)
+    dls, folder = loaders(random_split(label_by_name(list_images(path)), 0.5), size=64), tmp_path_factory.mktemp('exported')
+    def make(arch):
+        learn = pet_learner(dls, arch, 'imagenet' if arch == 'efficientnet_lite0' else 'none')
+        torch.manual_seed(0)
+        last = torch.nn.init.normal_(learn.model[1][-1].weight, std=0.5)
+        scores = torch.tensor(engine.torch_engine(load_bundle(save_bundle(learn, folder/arch)), 'fp32')(squares))
+        with torch.no_grad():  # of random layers all pictures look alike: what they share is taken off, what is left made larger
+            larger = 2/scores.std(0).mean()
+            last *= larger
+            learn.model[1][-1].bias -= larger*scores.mean(0)
+        bundle = load_bundle(save_bundle(learn, folder/arch, temperature=1.5))
+        return bundle, export_onnx(bundle, folder/f'{arch}.onnx'), squares
+    return make
+
+
+@needs_onnx
+@needs_openvino
+@pytest.mark.parametrize('arch', ['resnet34', 'resnet50', 'efficientnet_lite0'])
+def test_onnx_runtime_and_openvino_give_torchs_answers_by_the_exported_file(exported, arch):
+    import onnxruntime
+    import openvino
+    bundle, file, squares = exported(arch)
+    scores = engine.torch_engine(bundle, 'fp32')(squares)
+    ours = softmax(scores/np.float32(1.5), 1)
+    assert ours.std() > 0.01 and len(set(ours.argmax(1))) > 5
+    by_onnx = onnxruntime.InferenceSession(file).run(None, {'pictures': squares.contiguous().numpy()})
+    compiled = openvino.Core().compile_model(file, 'CPU', dict(INFERENCE_PRECISION_HINT='f32'))
+    answer = compiled(squares.contiguous().numpy())
+    for probs, theirs in (by_onnx, (answer['probabilities'], answer['scores'])):
+        print(f'{arch}: {np.abs(probs-ours).max():.1e}')
+        assert (probs.argmax(1) == ours.argmax(1)).all() and np.abs(probs-ours).max() < 1e-3
+        assert np.allclose(theirs, scores, atol=1e-2)

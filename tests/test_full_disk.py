@@ -1,6 +1,5 @@
 "Where a file cannot be written to its end, the error says so, the old file is as it was, and nothing half written is left."
 import errno
-import sys
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -12,7 +11,7 @@ from matplotlib import pyplot as plt
 
 from pet_classifier.bundle import load_bundle, save_bundle
 from pet_classifier.checkpoint import read_tensors, write_tensors
-from pet_classifier.engine import _converted
+from pet_classifier.engine import _kept
 from pet_classifier.features import read_features, write_features
 from pet_classifier.run import save_figure
 from pet_classifier.storage import replacing_dir, write_csv, write_json, write_text
@@ -81,11 +80,9 @@ def test_a_cache_that_cannot_be_written_is_said_and_done_without(fresh_cache):
     assert torch.equal(read_features('features-0.npz')[1], rows) and len(list(fresh_cache.iterdir())) == 1
 
 
-def test_a_converted_network_that_cannot_be_kept_is_said_and_used(fresh_cache, monkeypatch):
-    made = np.ones(50, np.uint8), np.ones(50_000, np.uint8)
-    monkeypatch.setattr('pet_classifier.engine._convert', lambda bundle: made)
-    monkeypatch.setitem(sys.modules, 'openvino', SimpleNamespace(__version__='0'))
+def test_a_converted_network_that_cannot_be_kept_is_said_and_used(fresh_cache):
+    made = dict(xml=np.ones(50, np.uint8), bin=np.ones(50_000, np.uint8))
     bundle = SimpleNamespace(size=32, config=dict(arch='a', head='linear', mean=[0]*3, std=[1]*3, sha256='0'))
     with pytest.warns(UserWarning, match='the converted network is not kept: cannot write .*File too large'), little_room():
-        kept = _converted(bundle)
-    assert kept[1] is made[1] and not list(fresh_cache.iterdir())
+        kept = _kept('openvino', '0', bundle, lambda bundle: made)
+    assert kept is made and not list(fresh_cache.iterdir())

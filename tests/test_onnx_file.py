@@ -22,7 +22,9 @@ def test_it_answers_as_torch_does_one_by_one_and_many(bundle, tiny_folder, tmp_p
     session = onnxruntime.InferenceSession(export_onnx(bundle, tmp_path/'new'/'a.onnx'))
     files = list_images(tiny_folder)
     pictures = read_squares(files, 32).contiguous().numpy()
-    probs, = session.run(None, {'pictures': pictures})
+    probs, scores = session.run(None, {'pictures': pictures})
+    assert [o.name for o in session.get_outputs()] == ['probabilities', 'scores']
+    assert np.allclose(np.exp(scores/0.5)/np.exp(scores/0.5).sum(1, keepdims=True), probs, atol=1e-5)
     expected = Predictor(bundle, 'torch', 'fp32').predict_files(files)
     vocab = load_bundle(bundle).vocab
     assert [vocab[i] for i in probs.argmax(1)] == expected.label.tolist()

@@ -307,3 +307,61 @@ def test_a_process_killed_in_the_middle_leaves_no_file_of_that_name(files, tmp_p
     assert left.name.startswith('.')  # it was in the middle of it
     squares = Squares(sorted(files)*20, 32)
     assert right(squares, range(140)) and squares.path.exists()
+
+
+@pytest.mark.parametrize('format', ['PNG', 'JPEG', 'WEBP', 'GIF', 'BMP', 'TIFF'])
+def test_the_bytes_of_a_file_are_read_as_the_file_is(tmp_path, format):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    textured(60, 40).save(tmp_path/'a', format, **({} if format in ('GIF', 'BMP') else dict(exif=exif)))
+    data = (tmp_path/'a').read_bytes()
+    for wrapped in data, bytearray(data), memoryview(data): assert torch.equal(read_pixels(wrapped), read_pixels(tmp_path/'a'))
+
+
+def test_bytes_that_are_no_picture_are_refused_as_files_are(tmp_path, monkeypatch):
+    textured(60, 40).save(tmp_path/'a.jpg')
+    Image.new('L', (11_000, 9_500)).save(tmp_path/'bomb.png')
+    monkeypatch.setattr(pixels, 'decode_jpeg', lambda *args: pytest.fail('decoded'))
+    for data, said in ((b'', 'empty'), (b'text', 'not a picture'), ((tmp_path/'bomb.png').read_bytes(), 'too large'),
+                       (b'%!PS-Adobe-3.0 EPSF-3.0', r'not a picture \(JPEG')):
+        with pytest.raises(ImageProblem, match=f'^this picture: {said}'): read_pixels(data)
+    monkeypatch.undo()
+    with pytest.raises(ImageProblem, match='^this picture: broken or cut off'): read_pixels((tmp_path/'a.jpg').read_bytes()[:-40])
+
+
+def test_a_pil_image_that_was_not_decoded_yet_is_checked_as_files_are(tmp_path):
+    textured(320, 240).save(tmp_path/'a.jpg')
+    (tmp_path/'cut.jpg').write_bytes((tmp_path/'a.jpg').read_bytes()[:2000])
+    Image.new('L', (11_000, 9_500)).save(tmp_path/'bomb.png')
+    with pytest.raises(ImageProblem, match='this picture: broken'): read_square(Image.open(tmp_path/'cut.jpg'), 32)
+    bomb = Image.open(tmp_path/'bomb.png')
+    bomb.load = lambda: pytest.fail('decoded')
+    with pytest.raises(ImageProblem, match='this picture: too large: 11000 x 9500'): read_square(bomb, 32)
+
+
+def test_arrays_and_tensors_are_the_picture_they_hold():
+    im = textured(60, 40)
+    array, expected = np.array(im), torch.from_numpy(np.array(im)).permute(2, 0, 1)
+    frozen = array.copy()
+    frozen.flags.writeable = False
+    for same in array, array[:, ::-1][:, ::-1], frozen, expected, expected.contiguous(), expected.numpy().transpose(1, 2, 0):
+        assert torch.equal(read_pixels(same), expected)
+    grey = np.array(im.convert('L'))
+    assert torch.equal(read_pixels(grey), read_pixels(im.convert('L')))
+    assert read_square(np.zeros((1, 900, 3), np.uint8), 16).shape == read_square(grey[:1, :1], 16).shape == (3, 16, 16)
+
+
+@pytest.mark.parametrize('wrong, said', [
+    (np.zeros((9, 8, 3), np.float32), r'this array: its numbers are float32, expected uint8.*\(255\*array\).round\(\)'),
+    (torch.zeros(3, 9, 8), r'this tensor: its numbers are float32, expected uint8.*\(255\*tensor\).round\(\).to\(torch.uint8\)'),
+    (np.zeros((9, 8, 3), object), 'its numbers are object'), (np.zeros((9, 8), bool), 'its numbers are bool'),
+    (np.zeros((3, 9, 8), np.uint8), r'its shape is \(3, 9, 8\), expected height x width x 3.*array.transpose\(1, 2, 0\)'),
+    (np.zeros((9, 8, 4), np.uint8), r'its shape is \(9, 8, 4\), expected height x width x 3.*leave out other channels'),
+    (torch.zeros(9, 8, 3, dtype=torch.uint8), r'\(9, 8, 3\), expected 3 x height x width.*tensor.permute\(2, 0, 1\)'),
+    (torch.zeros(9, 8, dtype=torch.uint8), r'its shape is \(9, 8\), expected 3 x height x width'),
+    (np.zeros((2, 9, 8, 3), np.uint8), r'many pictures are given as a list: list\(array\)'),
+    (torch.zeros(2, 3, 9, 8, dtype=torch.uint8), r'many pictures are given as a list: list\(tensor\)'),
+    (np.zeros((9, 0, 3), np.uint8), 'there is no picture in it'), (torch.zeros(3, 0, 4, dtype=torch.uint8), 'no picture in it'),
+    (None, 'this NoneType: no picture; expected its path'), (7, 'this int: no picture')], ids=str)
+def test_what_is_no_picture_of_any_kind_is_named_with_what_was_expected(wrong, said):
+    with pytest.raises(ImageProblem, match=said): read_square(wrong, 16)

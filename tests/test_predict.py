@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from pet_classifier.bundle import load_bundle, save_bundle
@@ -82,6 +83,69 @@ def test_takes_names_paths_pil_images_and_loaded_bundles(bundle, files):
     expected = predictor.predict(files[1]).probs
     assert predictor.predict(str(files[1])).probs == expected
     assert predictor.predict(Image.open(files[1])).probs == expected  # one that lies on its side
+
+
+def test_takes_bytes_arrays_and_tensors(predictor, files):
+    im = Image.open(files[0])
+    array, expected = np.array(im), predictor.predict(im).probs  # the first lies upright
+    for same in files[0].read_bytes(), array, torch.from_numpy(array).permute(2, 0, 1):
+        assert predictor.predict(same).probs == pytest.approx(expected, abs=1e-2)
+    grey = np.array(im.convert('L'))
+    assert predictor.predict(grey).probs == predictor.predict(np.repeat(grey[..., None], 3, 2)).probs
+    assert np.array_equal(np.array(predictor.look(array)[0]), predictor.prepare(array).permute(1, 2, 0).numpy())
+
+
+def test_a_list_is_answered_as_a_list_in_batches(predictor, files, monkeypatch):
+    mixed = [*files, files[0].read_bytes(), Image.open(files[1]), str(files[2]), np.zeros((9, 8, 3), np.uint8)]
+    expected, sizes, really = [predictor.predict(f) for f in mixed], [], predictor.scores
+    monkeypatch.setattr(predictor, 'scores', lambda prepared, n: sizes.append((len(prepared), n)) or really(prepared, n))
+    for kind in list, tuple:
+        found = predictor.predict(kind(mixed), bs=4)
+        assert [p.label for p in found] == [p.label for p in expected]
+        assert [p.probability for p in found] == pytest.approx([p.probability for p in expected], abs=1e-5)
+    assert sizes == [(4, 10), (4, 10), (2, 10)]*2 and predictor.predict([]) == []
+    assert predictor.predict(mixed[:1])[0].label == expected[0].label
+
+
+def test_what_is_no_picture_in_a_list_is_told_with_its_place(predictor, files, broken):
+    with pytest.raises(ImageProblem, match='^text.jpg: not a picture'): predictor.predict([*files, *broken])
+    for wrong, said in ((b'text', 'this picture, number 2 of the list: not a picture'),
+                        (np.zeros((9, 8, 3)), 'this array, number 2 of the list: its numbers are float64, expected uint8'),
+                        (None, 'this NoneType, number 2 of the list: no picture; expected its path')):
+        with pytest.raises(ImageProblem, match=said): predictor.predict([*files[:2], wrong])
+        with pytest.raises(ImageProblem, match=said.replace(', number 2 of the list', '')): predictor.predict(wrong)
+
+
+def test_predict_files_tells_how_far_it_is(predictor, files, broken):
+    told = []
+    predictor.predict_files([*files, *broken], bs=4, tell=told.append)
+    assert told == [4, 4, 1]
+
+
+TYPED = '''
+from pathlib import Path
+from pet_classifier.predict import Prediction, Predictor
+p = Predictor('model', engine='onnx')
+one: Prediction = p.predict(Path('a.jpg'))
+also: Prediction = p.predict(b'bytes')
+many: list[Prediction] = p.predict([Path('a.jpg'), Path('b.jpg')])
+label: str = one.label
+rows = p.predict_files([Path('a.jpg')], top=2)
+figures = p.evaluate(rows).error_rate
+wrong: str = p.predict('a.jpg')
+p.nonsense
+p.predict_files(7)
+'''
+
+
+def test_a_type_checker_sees_the_methods_and_what_they_take(tmp_path):
+    api = pytest.importorskip('mypy.api', reason='mypy is not installed')
+    (tmp_path/'use.py').write_text(TYPED)
+    (tmp_path/'mypy.ini').write_text('[mypy]\nfollow_imports = skip\nignore_missing_imports = True\n'
+                                     '[mypy-pet_classifier.*]\nfollow_imports = silent\n')
+    said, *_ = api.run(['--config-file', str(tmp_path/'mypy.ini'), '--no-incremental', str(tmp_path/'use.py')])
+    errors = [line.split(':') for line in said.splitlines() if ': error:' in line]
+    assert [(Path(file).name, line) for file, line, *_ in errors] == [('use.py', '11'), ('use.py', '12'), ('use.py', '13')], said
 
 
 @pytest.mark.parametrize('mode', ['L', 'LA', 'RGBA', 'P', 'CMYK', '1', 'I;16'])

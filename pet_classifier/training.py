@@ -69,7 +69,7 @@ class KeepBest(Callback):
         if better(self.best, reached): self.best, self.epoch_kept, self.weights = reached, self.epoch, self._weights()
 
     def after_fit(self):
-        if self.epoch_kept != self.n_epoch-1: get_model(self.learn.model).load_state_dict(self.weights)
+        if self.epoch_kept != self.n_epoch-1: self.learn.model.load_state_dict(self.weights)
 
 def judged(
     learn:Learner, # any fastai learner

@@ -137,6 +137,8 @@ def write_json(
     return write_text(path, json.dumps(obj, indent=2, ensure_ascii=False, allow_nan=False) + '\n')
 
 # %% ../nbs/00a_storage.ipynb #e5597d95
+pd.set_option('mode.string_storage', 'python')
+
 def csv_bytes(
     frame:pd.DataFrame, # the table; its index is left out
     header:bool=True, # begin with the names of the columns?

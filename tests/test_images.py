@@ -106,7 +106,7 @@ def test_a_broken_orientation_is_no_orientation(tmp_path):
     assert open_image(tmp_path/'a.jpg').size == scene().size
 
 
-MODES = {'PNG': '1 L LA P RGB RGBA I;16', 'JPEG': '1 L RGB CMYK YCbCr', 'TIFF': '1 L LA P RGB RGBA CMYK YCbCr I;16',
+MODES = {'PNG': '1 L LA P RGB RGBA I;16', 'JPEG': '1 L RGB CMYK YCbCr', 'TIFF': '1 L LA P RGB RGBA CMYK I;16',
          'WEBP': 'L RGB RGBA', 'GIF': '1 L P RGB RGBA', 'BMP': '1 L P RGB RGBA'}
 
 

@@ -296,3 +296,8 @@ def test_a_pattern_without_end_is_ended(pattern, monkeypatch):
     monkeypatch.setattr('pet_classifier.labels._PATIENCE', 0.2)
     with pytest.raises(ValueError, match='takes longer than 0.2 s, or all memory, at .aaaa'):
         label_by_name(['a'*60 + '.jpg'], pattern)
+
+
+def test_names_that_are_no_utf8_are_names_like_others():
+    table = label_by_name(['p/caf\udce9_1.jpg', 'p/pug_2.jpg'])
+    assert table.label.tolist() == ['caf\udce9', 'pug'] and sorted(set(table.label)) == sorted(table.label)

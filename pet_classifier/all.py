@@ -6,10 +6,12 @@ from .cache import *
 from .calibration import *
 from .checkpoint import *
 from .datasets import *
+from .device import *
 from .doubts import *
 from .drawing import *
 from .engine import *
 from .features import *
+from .fused import *
 from .gradcam import *
 from .guard import *
 from .head import *

@@ -26,6 +26,7 @@ from torch.utils.data import TensorDataset
 
 from .augment import Augment
 from .cache import computed_dir, make_room, picture_ids, touch
+from .device import fast_math, send
 from .learner import UnitLength
 from .pixels import read_squares
 from .storage import replacing
@@ -56,17 +57,20 @@ def picture_features(
     learn:Learner, # as `pet_learner` makes it
     files, # paths of pictures
     view:int=0, # 0: the middle, as in validation; 1 and more: augmented, each number in another way
-    bs:int=32, # pictures a batch
+    bs:int|None=None, # pictures a batch; None: 32 on a processor, 256 on a graphics card
 ) -> torch.Tensor: # float32, a row a picture
     "What the body of `learn`, and the fixed layers behind it, make of the pictures in `files`"
     files, dl = list(files), learn.dls.train if view else learn.dls.valid
     transforms = Pipeline(dl.after_batch.fs, split_idx=0 if view else 1)
     pool, rest = split_head(learn.model[1])
-    rows = torch.empty(len(files), next(rest.parameters()).shape[-1]) # once, for there may be many
-    with no_random(view), evaluating(learn.model.to(learn.dls.device)) as model:
+    device = learn.dls.device
+    card, bs = device.type == 'cuda', bs or (256 if device.type == 'cuda' else 32)
+    rows = torch.empty(len(files), next(rest.parameters()).shape[-1], pin_memory=card) # once, for there may be many
+    with no_random(view), fast_math(device), evaluating(learn.model.to(device)) as model:
         for i in range(0, len(files), bs):
-            x = TensorImage(read_squares(files[i:i+bs], dl.side)).to(learn.dls.device)
-            rows[i:i+bs] = pool(model.features(transforms(x).as_subclass(torch.Tensor)))
+            x = TensorImage(send(read_squares(files[i:i+bs], dl.side), device))
+            rows[i:i+bs].copy_(pool(model.features(transforms(x).as_subclass(torch.Tensor))), non_blocking=True)
+        if card: torch.cuda.synchronize(device)
     return rows
 
 # %% ../nbs/07_features.ipynb #39562209

@@ -49,7 +49,7 @@ TINY = Size(train=60, valid=12, sizes=(64, 64), epochs=((1, 1), (1, 1)), steps=(
 
 
 class GpuBench(Bench):
-    "Runs workers on tiled pictures, with all cores"
+    "Runs workers on tiled pictures, beside a card with all cores"
     def __init__(self, pictures, work, size, repeats, card):
         super().__init__(pictures, work, Plan(), repeats)
         self.size, self.card, self.workers = size, card, min(16, os.cpu_count()) if card else 0
@@ -61,7 +61,7 @@ class GpuBench(Bench):
         peers = [(task, dict(options, workers=self.workers, fp16=self.card)) for task, options in given]
         return self.interleaved(lambda: self.run('plain_fastai.py', peers), lambda: self.run('ours.py', given))
 
-    def run(self, script, jobs): return self.worker(script, jobs, threads=os.cpu_count())
+    def run(self, script, jobs): return self.worker(script, jobs, threads=os.cpu_count() if self.card else 1)
 
 
 def lessons(b, archs):
@@ -86,8 +86,8 @@ def trainings(b):
     runs = b.both(*[('training', dict(arch=arch, **options)) for arch in archs])
     for i, (arch, limit) in enumerate(zip(archs, limits)):
         plain, ours = ([run[side][i] for run in runs] for side in (0, 1))
-        what = (f'training: {arch}, {size} px, {b.size.bs} pictures a batch, pictures/s; shares of loading, gradients, step; card '
-                f"busy (limit by bf16 matrices, {limit['tflops']:.3g} TFLOP/s, at {limit['gflop']:.3g} GFLOP a picture: "
+        what = (f'training: {arch}, {size} px, {b.size.bs} pictures a batch, pictures/s; shares of loading, gradients, step; '
+                f"card busy (limit by bf16 matrices, {limit['tflops']:.3g} TFLOP/s, at {limit['gflop']:.3g} GFLOP a picture: "
                 f"{limit['rate']:.0f}/s)")
         yield Row(2, what, told(plain), f"{told(ours)}; {percent(mid(ours, 'rate')/limit['rate'])} of the limit",
                   mid(ours, 'rate')/mid(plain, 'rate'), 'busy at least 90 %' if i == 0 else 'at least 3000/s',

@@ -1,4 +1,4 @@
-"""What both sides of the benchmark do alike: run tasks, read the clock, decode with Pillow, train on given batches."""
+"""What both sides of the benchmarks do alike: run tasks, read the clock, decode with Pillow, train on given batches."""
 import argparse
 import json
 import os
@@ -11,11 +11,12 @@ from statistics import median
 
 import numpy as np
 import torch
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelFitException
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader
 from fastai.torch_core import no_random
 from PIL import Image
+from torch.profiler import ProfilerActivity, profile
 
 from pet_classifier.learner import build_model
 
@@ -36,9 +37,10 @@ def run(tasks, doc):
 
 
 def timed(func, *args):
-    "Seconds that `func(*args)` takes, and what it gives"
+    "Seconds that `func(*args)` takes, and what it gives; a graphics card has then done all that it was asked for"
     start = time.perf_counter()
     result = func(*args)
+    if torch.cuda.is_available(): torch.cuda.synchronize()
     return time.perf_counter() - start, result
 
 
@@ -126,3 +128,60 @@ def timed_steps(learn, batches, fit):
     learn.add_cb(clock)
     fit()
     return dict(seconds=clock.seconds, losses=clock.losses)
+
+
+class PartClock(Callback):
+    "Marks when each batch was there, had its gradients, and had moved the weights, and ends the fit after `steps` batches"
+    order = -100  # before any other, so that what they do to a batch is timed
+
+    def __init__(self, steps): self.steps, self.marks = steps, []
+
+    def mark(self):
+        "A moment on the clock of what computes: that of the card, for Python is ahead of it"
+        if not self.training: return
+        if self.dls.device.type != 'cuda': return self.marks.append(time.perf_counter())
+        self.marks.append(torch.cuda.Event(enable_timing=True))
+        self.marks[-1].record()
+
+    def before_batch(self): self.mark()
+    def before_step(self): self.mark()
+    def after_step(self): self.mark()
+
+    def after_batch(self):
+        if self.training and len(self.marks) >= 3*self.steps: raise CancelFitException()
+
+    def spans(self):
+        "Seconds between each mark and the next"
+        if self.dls.device.type != 'cuda': return [b - a for a, b in zip(self.marks, self.marks[1:])]
+        torch.cuda.synchronize()
+        return [a.elapsed_time(b)/1000 for a, b in zip(self.marks, self.marks[1:])]
+
+
+class BusyClock(Callback):
+    "What share of the time from the `first` training batch to the `last` a graphics card computes or copies, by torch's profiler"
+    def __init__(self, first, last): self.first, self.last, self.done = first, last, 0
+
+    def after_batch(self):
+        self.done += self.training
+        if not self.training or self.done not in (self.first, self.last): return
+        torch.cuda.synchronize()
+        if self.done == self.first:
+            self.prof, self.start = profile(activities=[ProfilerActivity.CUDA]), time.perf_counter()
+            return self.prof.start()
+        seconds = time.perf_counter() - self.start
+        self.prof.stop()
+        self.share = sum(e.self_device_time_total for e in self.prof.key_averages())/1e6/seconds
+        raise CancelFitException()
+
+
+def parts(learn, fit, bs, steps, uncounted):
+    "Pictures a second of `fit()` without validation, and the shares of its parts; then, in a fit of its own, how busy a card is"
+    with learn.added_cbs(clock := PartClock(steps)):
+        fit()
+        spans = clock.spans()[3*uncounted-1:]  # from the end of a step on: loading, gradients, step, loading ...
+    loading, gradients, moving = (sum(spans[i::3]) for i in range(3))
+    whole = loading + gradients + moving
+    res = dict(rate=(steps - uncounted)*bs/whole, loading=loading/whole, gradients=gradients/whole, step=moving/whole, busy=None)
+    if learn.dls.device.type != 'cuda': return res
+    with learn.added_cbs(busy := BusyClock(uncounted, steps)): fit()
+    return res | dict(busy=busy.share)

@@ -15,12 +15,14 @@ from statistics import median
 from threading import Event, Thread
 
 import numpy as np
+import torch
 from measure import (
     decode_rate,
     eager_classes,
     loader_rate,
     names,
     normalized,
+    parts,
     picture_batches,
     pil_square,
     run,
@@ -29,6 +31,7 @@ from measure import (
     timed_steps,
 )
 from safetensors.torch import load_file
+from torch.utils.flop_counter import FlopCounterMode
 
 from pet_classifier.bundle import save_bundle
 from pet_classifier.head import fit_head
@@ -83,11 +86,27 @@ def steps(pictures, valid, arch, size, bs, n):
     return timed_steps(learn, picture_batches(pictures, 1, bs, size)*n, lambda: fine_tune(learn, 1))
 
 
-def curve(pictures, valid, arch, size, bs, n, lr, precision='auto'):
+def training(pictures, valid, arch, size=224, bs=None, steps=60, uncounted=20):
+    "Pictures a second of the unfrozen stage, the shares of its parts, and how busy the card is"
+    learn = pet_learner(data(pictures, valid, size, bs), arch, weights='none')
+    return parts(learn, lambda: fine_tune(learn, 2, lr=slice(1e-6, 1e-4)), learn.dls.bs, steps, uncounted)
+
+
+def limit(arch, size, side):
+    "Pictures a second that could be trained if all of it were multiplication of matrices, `side` large, in bf16"
+    with torch.device('meta'): model, x = build_model(arch, 37), torch.empty(1, 3, size, size)
+    with FlopCounterMode(display=False) as counter: model[1](model[0](x.expand(2, -1, -1, -1))).sum().backward()
+    a = torch.randn(side, side, device='cuda' if torch.cuda.is_available() else 'cpu').bfloat16()
+    seconds = median(timed(torch.mm, a, a)[0] for _ in range(10))
+    flops = counter.get_total_flops()/2
+    return dict(gflop=flops/1e9, tflops=2*side**3/seconds/1e12, rate=2*side**3/seconds/flops)
+
+
+def curve(pictures, valid, arch, size, bs, n, lr, precision='auto', seed=2):
     "Losses of `n` training steps on as many batches, with `same_network`; `lr`: of the first parameters and the last"
     learn = pet_learner(data(pictures, valid, size, bs), arch, weights='none', precision=precision)
-    learn.model.load_state_dict(same_network(arch, len(learn.dls.vocab)).state_dict())
-    return timed_steps(learn, picture_batches(pictures, n, bs, size), lambda: fine_tune(learn, 1, lr=slice(*lr)))
+    learn.model.load_state_dict(same_network(arch, len(learn.dls.vocab), seed).state_dict())
+    return timed_steps(learn, picture_batches(pictures, n, bs, size, seed), lambda: fine_tune(learn, 1, lr=slice(*lr)))
 
 
 def bundle(pictures, valid, arch, weights, to, size=224):
@@ -161,4 +180,5 @@ def memory(pictures, valid, arch, weights, size=224, epochs=1):
 
 
 if __name__ == '__main__':
-    run({f.__name__: f for f in (frozen, lesson, pixels, steps, curve, bundle, agreement, folder, single, memory)}, __doc__)
+    tasks = frozen, lesson, pixels, steps, training, limit, curve, bundle, agreement, folder, single, memory
+    run({f.__name__: f for f in tasks}, __doc__)

@@ -35,6 +35,7 @@ from measure import (
     loader_rate,
     names,
     normalized,
+    parts,
     picture_batches,
     pil_square,
     run,
@@ -82,10 +83,11 @@ def frozen(pictures, valid, arch, weights, size=224, epochs=4, seed=2):
     return dict(seconds=seconds, error=learn.recorder.values[-1][-1])
 
 
-def lesson(pictures, valid, arch, size=224, epochs=(4, 2), seed=2):
+def lesson(pictures, valid, arch, size=224, epochs=(4, 2), seed=2, workers=2, fp16=False):
     "Seconds of both stages, on random weights"
     torch.manual_seed(seed)
-    learn = learner(data(pictures, valid, size), arch)
+    learn = learner(data(pictures, valid, size, workers=workers), arch)
+    if fp16: learn.to_fp16()
     learn.freeze()
     with learn.no_bar(), learn.no_logging():
         head, _ = timed(learn.fit_one_cycle, epochs[0])
@@ -106,6 +108,15 @@ def steps(pictures, valid, arch, size, bs, n):
     learn.unfreeze()
     with learn.no_bar(), learn.no_logging():
         return timed_steps(learn, picture_batches(pictures, 1, bs, size)*n, lambda: learn.fit_one_cycle(1))
+
+
+def training(pictures, valid, arch, size=224, bs=64, steps=60, uncounted=20, workers=2, fp16=False):
+    "Pictures a second of the unfrozen stage, the shares of its parts, and how busy the card is"
+    learn = learner(data(pictures, valid, size, bs, workers), arch)
+    if fp16: learn.to_fp16()
+    learn.unfreeze()
+    with learn.no_bar(), learn.no_logging():
+        return parts(learn, lambda: learn.fit_one_cycle(2, lr_max=slice(1e-6, 1e-4)), bs, steps, uncounted)
 
 
 def curve(pictures, valid, arch, size, bs, n, lr):
@@ -139,4 +150,4 @@ def single(pictures, valid, arch, weights, n=20):
 
 
 if __name__ == '__main__':
-    run({f.__name__: f for f in (frozen, lesson, pixels, steps, curve, folder, single)}, __doc__)
+    run({f.__name__: f for f in (frozen, lesson, pixels, steps, training, curve, folder, single)}, __doc__)

@@ -37,12 +37,12 @@ def processor():
     return ' '.join([said.get('model name') or platform.processor() or platform.machine(), *known])
 
 
-def machine():
+def machine(threads=THREADS):
     "Where and with what it was measured"
     packages = ('torch', 'torchvision', 'timm', 'fastai', 'pillow', 'openvino', 'onnxruntime')
     memory = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30
     return dict(processor=processor(), cores=os.cpu_count(), memory_gib=round(memory, 1), system=platform.platform(),
-                python=platform.python_version(), versions={p: installed(p) for p in packages}, threads=THREADS, seed=SEED,
+                python=platform.python_version(), versions={p: installed(p) for p in packages}, threads=threads, seed=SEED,
                 load_before=round(os.getloadavg()[0], 2), date=datetime.now(timezone.utc).isoformat(timespec='seconds'))
 
 

@@ -7,10 +7,12 @@ from .calibration import *
 from .checkpoint import *
 from .datasets import *
 from .demo import *
+from .device import *
 from .doubts import *
 from .drawing import *
 from .engine import *
 from .features import *
+from .fused import *
 from .gradcam import *
 from .guard import *
 from .head import *

@@ -111,7 +111,9 @@ def recorder_state(
     recorder, # a learner's
 ) -> dict: # plain values
     "What `recorder` has noted since the fit began"
-    return dict(values=[list(map(float, v)) for v in recorder.values], losses=list(map(float, recorder.losses)),
+    new = [loss for loss in recorder.losses if torch.is_tensor(loss)] # behind those that were restored, which are plain numbers
+    losses = recorder.losses[:len(recorder.losses)-len(new)] + (torch.stack(new).tolist() if new else []) # fetched in one go
+    return dict(values=[list(map(float, v)) for v in recorder.values], losses=losses,
                 lrs=list(map(float, recorder.lrs)), iters=list(map(int, recorder.iters)),
                 smooth=[float(recorder.smooth_loss.val), recorder.smooth_loss.count])
 

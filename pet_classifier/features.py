@@ -26,6 +26,7 @@ from torch.utils.data import TensorDataset
 
 from .augment import Augment
 from .cache import computed_dir, make_room, picture_ids, touch
+from .device import fast_math, send
 from .learner import UnitLength
 from .pixels import read_squares
 from .storage import replacing
@@ -58,22 +59,25 @@ def body_rows(
     transforms, # a function from pictures (uint8, n x 3 x side x side) to what the body expects
     side:int, # of the squares that are cut from the pictures, in pixels
     device='cpu', # where to compute
-    bs:int=32, # pictures a batch
+    bs:int|None=None, # pictures a batch; None: 32 on a processor, 256 on a graphics card
 ) -> torch.Tensor: # float32, a row a picture
     "What the body of `model`, and the fixed layers behind it, make of the pictures in `files`"
-    files, (pool, rest) = list(files), split_head(model[1])
-    rows = torch.empty(len(files), next(rest.parameters()).shape[-1]) # once, for there may be many
-    with evaluating(model.to(device)):
+    files, (pool, rest), device = list(files), split_head(model[1]), torch.device(device)
+    card = device.type == 'cuda'
+    bs = bs or (256 if card else 32)
+    rows = torch.empty(len(files), next(rest.parameters()).shape[-1], pin_memory=card) # once, for there may be many
+    with fast_math(device), evaluating(model.to(device)):
         for i in range(0, len(files), bs):
-            x = TensorImage(read_squares(files[i:i+bs], side)).to(device)
-            rows[i:i+bs] = pool(model.features(transforms(x).as_subclass(torch.Tensor)))
+            x = TensorImage(send(read_squares(files[i:i+bs], side), device))
+            rows[i:i+bs].copy_(pool(model.features(transforms(x).as_subclass(torch.Tensor))), non_blocking=True)
+        if card: torch.cuda.synchronize(device)
     return rows
 
 def picture_features(
     learn:Learner, # as `pet_learner` makes it
     files, # paths of pictures
     view:int=0, # 0: the middle, as in validation; 1 and more: augmented, each number in another way
-    bs:int=32, # pictures a batch
+    bs:int|None=None, # pictures a batch; None: 32 on a processor, 256 on a graphics card
 ) -> torch.Tensor: # float32, a row a picture
     "What the body of `learn`, and the fixed layers behind it, make of the pictures in `files`"
     dl = learn.dls.train if view else learn.dls.valid

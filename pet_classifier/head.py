@@ -20,6 +20,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from .checkpoint import Checkpoint, keeping
+from .device import fast_math, number_batches
 from .features import cached_features, split_head
 from .guard import refuse_unknown
 
@@ -27,7 +28,8 @@ from .guard import refuse_unknown
 class RowsDL(TfmdDL):
     "fastai's `TfmdDL` over a `TensorDataset`, which fetches the rows of a batch at once"
     def create_batches(self, samps):
-        for numbers in self.chunkify(samps): yield tuple(t[numbers] for t in self.dataset.tensors)
+        for numbers in number_batches(samps, self.bs, self.drop_last, self.dataset.tensors[0].device):
+            yield tuple(t[numbers] for t in self.dataset.tensors)
 
 def feature_loaders(
     train:TensorDataset, # features and classes
@@ -37,6 +39,7 @@ def feature_loaders(
 ) -> DataLoaders: # batches of features
     "fastai `DataLoaders` over features, in even batches"
     even = ceil(len(train)/ceil(len(train)/bs))
+    train, valid = (TensorDataset(*(t.to(device) for t in part.tensors)) for part in (train, valid))
     return DataLoaders(RowsDL(train, bs=even, shuffle=True, drop_last=len(train) % even == 1, num_workers=0, device=device),
                        RowsDL(valid, bs=256, num_workers=0, device=device), device=device)
 
@@ -98,6 +101,6 @@ def fit_head(
     if bs < 2: raise ValueError(f'bs={bs}: expected at least 2, for a batch of one cannot be normalised by its own statistics')
     learn.freeze()
     learn.epoch_table.stage = 'head'
-    with no_random(seed), on_features(learn, bs, views), keeping(learn, checkpoint):
+    with no_random(seed), fast_math(learn.dls.device), on_features(learn, bs, views), keeping(learn, checkpoint):
         lr = lr or (0.05 if len(list(learn.model)) == 1 else 0.005)
         learn.fit_one_cycle(epochs or default_epochs(len(learn.dls.train_ds), bs), lr)

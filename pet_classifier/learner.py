@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TORCHVISION', 'TIMM_NAMES', 'HEADS', 'check_arch', 'read_weights', 'offline_error', 'pretrained_state', 'UnitLength',
            'linear_head', 'build_model', 'load_body', 'color_stats', 'normalized', 'KeepNorm', 'keep_freed_memory',
-           'halves_split', 'Backbone', 'pet_learner', 'frozen_groups']
+           'halves_split', 'Backbone', 'pet_learner', 'frozen_groups', 'computes_on']
 
 # %% ../nbs/06_learner.ipynb #853f9b0a
 import ctypes
@@ -35,6 +35,8 @@ from torch.nn.functional import normalize
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import get_model_weights
 
+from .device import device_name
+from .fused import usual_optimizer
 from .guard import refuse_unknown
 from .loaders import PetLoaders
 from .precision import Network, set_precision
@@ -239,8 +241,9 @@ def pet_learner(
     with no_random(seed):
         model = build_model(arch, len(dls.vocab), head).to(memory_format=torch.channels_last) # the order that convolves fastest
         set_precision(model, precision, dls.device)
-        learn = Learner(normalized(dls, mean, std), model, metrics=metrics, train_bn=False, cbs=[EpochTable(), *L(cbs)],
-                        splitter=model_meta[TORCHVISION[arch]]['split'] if arch in TORCHVISION else halves_split)
+        learn = Learner(normalized(dls, mean, std), model, opt_func=usual_optimizer(dls.device), metrics=metrics, train_bn=False,
+                        splitter=model_meta[TORCHVISION[arch]]['split'] if arch in TORCHVISION else halves_split,
+                        cbs=[EpochTable(), *L(cbs)])
     if state is not None:
         load_body(model[0], arch, state)
         learn.add_cb(KeepNorm(model[0]))
@@ -255,3 +258,12 @@ def frozen_groups(
     "How many of the parameter groups of `learn` are frozen, counted from the picture's side"
     learns = [any(p.requires_grad for p in group) for group in learn.splitter(learn.model)]
     return learns.index(True) if True in learns else len(learns)
+
+# %% ../nbs/06_learner.ipynb #bc6f5cf1
+def computes_on(
+    learn:Learner, # as `pet_learner` makes it
+) -> str: # such as 'cpu, 2 threads, bf16'
+    "The device of `learn`, its precision, and where the pictures are if they are not on the disk"
+    model, squares = learn.model, learn.dls.train.squares
+    precision = 'bf16' if model.trains_in_bf16 else 'bf16 where nothing is learned' if model.runs_in_bf16 else 'fp32'
+    return ', '.join([device_name(learn.dls.device), precision] + ['pictures kept there']*bool(squares and squares.fits))

@@ -22,6 +22,7 @@ from torch.nn.functional import interpolate
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from .cache import computed_dir, make_room, picture_ids, touch
+from .device import has_room, send
 from .images import _BROKEN, _LIMIT, _UPRIGHT, ImageProblem, _rgb, _source, open_image
 from .storage import replacing
 
@@ -129,8 +130,9 @@ class Squares:
     def __init__(self,
         files, # paths of pictures
         size:int, # side of the squares, in pixels
+        device:torch.device|None=None, # where they are needed, and all kept if there is room; None: fetched from the file
     ):
-        self.files, self.size = list(files), size
+        self.files, self.size, self.device = list(files), size, device
 
     def __len__(self): return len(self.files)
 
@@ -166,10 +168,28 @@ class Squares:
             for i in range(0, len(self), 64):
                 f.write(read_squares(self.files[i:i+64], self.size).permute(0, 2, 3, 1).numpy().tobytes())
 
+    @cached_property
+    def fits(self) -> bool:
+        "Are they kept on their device?"
+        return self.device is not None and has_room(len(self)*3*self.size**2, self.device)
+
+    @cached_property
+    def kept(self) -> torch.Tensor|None: # uint8, pictures x size x size x 3; None: they are not kept on a device
+        "All squares, on their device"
+        if not self.fits: return None
+        if self.path is None: return read_squares(self.files, self.size).permute(0, 2, 3, 1).to(self.device)
+        return torch.from_numpy(np.load(self.path, mmap_mode='c')).to(self.device, copy=True)
+
     def __getitem__(self,
-        numbers:list, # of pictures
+        numbers, # of pictures: a list, or an int64 tensor on the device on which they are kept
     ) -> torch.Tensor: # uint8, pictures x 3 x size x size
         "The squares of the pictures with these `numbers`"
+        if self.kept is not None:
+            return self.kept.index_select(0, torch.as_tensor(numbers, device=self.device)).permute(0, 3, 1, 2)
+        squares = self._fetched(numbers)
+        return squares if self.device is None else send(squares, self.device)
+
+    def _fetched(self, numbers):
         if self.path is not None:
             try: return torch.from_numpy(np.load(self.path, mmap_mode='r')[numbers]).permute(0, 3, 1, 2)
             except FileNotFoundError: pass # the cache was cleared meanwhile

@@ -23,6 +23,7 @@ from .bundle import save_bundle, versions
 from .calibration import fit_temperature
 from .checkpoint import Checkpoint
 from .datasets import data_licence, dataset
+from .device import choose_device
 from .doubts import DOUBTS, doubtful_labels, duplicate_pairs
 from .features import kept_features
 from .guard import refuse_unknown
@@ -30,7 +31,7 @@ from .head import fit_head
 from .images import check_images, list_images, listed, other_files
 from .interpret import PetInterpretation, interpret, save_predictions
 from .labels import PETS_PATTERN, label_by_folder, label_by_name, preview_pattern
-from .learner import check_arch, pet_learner
+from .learner import check_arch, computes_on, pet_learner
 from .loaders import loaders
 from .lr import find_lr
 from .progress import history
@@ -218,6 +219,7 @@ def train_run(
     lr=slice(1e-6, 1e-4), # unfrozen stage
     weights:str='imagenet', # as `pet_learner` takes it
     resume:bool=False, # go on with the run that was begun in `out`
+    device=None, # as `choose_device` takes it; None: the graphics card if there is one; may be another when a run is resumed
     say=print, # gets a line of text now and then
 ) -> dict: # what metrics.json holds
     "Train a classifier on the pictures in `data` and put everything that comes of it into the folder `out`"
@@ -226,6 +228,7 @@ def train_run(
                  epochs=epochs, lr=lr, weights=weights)
     check_arch(arch)
     check_rates(lr)
+    device = choose_device(device)
     if epochs < 0 or (head_epochs is not None and head_epochs < 1):
         raise ValueError(f'head_epochs={head_epochs}, epochs={epochs}: expected at least 1, or None, and at least 0')
     table, broken = labelled_table(data, pattern)
@@ -236,9 +239,10 @@ def train_run(
     root = Path(os.path.commonpath([Path(f).absolute().parent for f in table.file]))
     n = dict(train=int((~table.is_valid).sum()), valid=int(table.is_valid.sum()))
     say(f'{len(table)} pictures of {table.label.nunique()} classes: {n["train"]} to learn from, {n["valid"]} to validate on')
-    learn = pet_learner(loaders(table, size=size, seed=seed), arch, weights, seed=seed)
+    learn = pet_learner(loaders(table, size=size, seed=seed, device=device), arch, weights, seed=seed)
     learn.path, learn.model_dir = out, 'checkpoints'
     say(f'{arch}, weights: {learn.backbone.weights}')
+    say(f'computing on {(machine := computes_on(learn))}')
 
     with sole_owner(out, f"the run in '{out}'"):
         check_out(out, resume) # once more: another process may have been quicker
@@ -257,7 +261,8 @@ def train_run(
         facts = dict(data='drawn sample' if data == 'sample' else Path(data).resolve().name, data_licence=data_licence(data),
                      arch=arch, weights=learn.backbone.weights, size=size, seed=seed, **n, left_out=len(broken), stage=stage)
         metrics = write_results(out, learn, suggested, root, facts, dict(
-            epochs=epochs, command=train_command(data, out, **asked), seconds=round(time.perf_counter()-started, 2)))
+            epochs=epochs, device=machine, command=train_command(data, out, **asked),
+            seconds=round(time.perf_counter()-started, 2)))
         (out/_LAST).unlink(missing_ok=True)
     say(f'error rate {metrics["error_rate"]:.1%} on {n["valid"]} pictures it never learned from, after '
         f'{time.perf_counter()-started:.0f} s (95 % sure: between {metrics["error_low"]:.1%} and {metrics["error_high"]:.1%})')

@@ -15,6 +15,7 @@ from fastai.learner import Learner
 from fastai.torch_core import get_model, no_random
 
 from .checkpoint import Checkpoint, check_fits, keeping, read_tensors, write_tensors
+from .device import fast_math
 from .guard import refuse_unknown
 from .learner import frozen_groups
 
@@ -94,9 +95,11 @@ def fine_tune(
     if epochs < 1: raise ValueError(f'epochs={epochs}: expected at least 1')
     learn.unfreeze()
     learn.epoch_table.stage = 'fine-tune'
-    with no_random(): began = judged(learn, learn.validate())
+    device = learn.dls.device
+    with no_random(), fast_math(device): began = judged(learn, learn.validate())
     best = KeepBest(began)
-    with no_random(seed), learn.added_cbs(best if keep_best else []), keeping(learn, checkpoint): learn.fit_one_cycle(epochs, lr)
+    with no_random(seed), fast_math(device), learn.added_cbs(best if keep_best else []), keeping(learn, checkpoint):
+        learn.fit_one_cycle(epochs, lr)
     if keep_best: return best.epoch_kept is not None
     return better(began, judged(learn, learn.recorder.values[-1][1:]))
 

@@ -1,6 +1,7 @@
 "Made-up pictures and tiny networks, shared by the tests of the training half."
 import os
 import random
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,6 +12,13 @@ from PIL import Image
 os.environ.setdefault('OMP_NUM_THREADS', '1')  # before torch is imported: in tiny networks, threads wait for each other
 COLORS = dict(red=(210, 50, 50), green=(50, 200, 60), blue=(50, 60, 210))
 TINY = 'test_resnet'  # timm's own network for tests: 0.5 million numbers, with batch-norm
+
+
+def pytest_terminal_summary(terminalreporter):
+    "Say what this machine cannot test"
+    torch = sys.modules.get('torch')
+    if torch and not torch.cuda.is_available():
+        terminalreporter.write_line('no graphics card here: tests, and cells marked gpu, that need one were left out')
 
 
 @pytest.fixture(scope='session', autouse=True)

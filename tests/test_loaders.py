@@ -225,3 +225,37 @@ def test_a_column_index_of_ones_own_does_not_mix_up_pictures(small, tiny_table):
     rows = shuffled[shuffled.is_valid]
     assert [dls.vocab[i] for _, y in dls.valid for i in y] == rows.label.tolist()
     assert torch.equal(pictures(dls.valid), torch.stack([read_square(f, 32) for f in rows.file])/255)
+
+
+def epochs(dls, n=2): return [(x, y) for _ in range(n) for dl in dls.loaders for x, y in dl]
+
+
+@pytest.mark.parametrize('fits', [True, False])
+def test_batches_are_the_same_wherever_the_pictures_are(small, fits, monkeypatch):
+    monkeypatch.setattr('pet_classifier.pixels.has_room', lambda n_bytes, device: fits)
+    there, here = small(keep=True, bs=5, device='cpu'), small(keep=False, bs=5, device='cpu')
+    assert there.train.squares.fits == fits and not here.train.squares.fits
+    for seed, (one, two) in enumerate([(there, here), (there.valid, here.valid)]):
+        torch.manual_seed(seed)
+        ours = epochs(one) if seed == 0 else list(one)
+        torch.manual_seed(seed)
+        theirs = epochs(two) if seed == 0 else list(two)
+        assert len(ours) == len(theirs)
+        for (x, y), (x2, y2) in zip(ours, theirs):
+            assert torch.equal(x, x2) and torch.equal(y, y2) and type(x) is type(x2) and type(y) is type(y2)
+            assert x.stride() == x2.stride()
+
+
+def test_kept_pictures_are_not_those_of_other_rows(small, tiny_table):
+    dls = small(keep=True, device='cpu')
+    others = dls.test_dl(tiny_table[~tiny_table.is_valid].head(3), with_labels=True)
+    assert others.squares is None
+    assert torch.equal(others.one_batch()[0], small(augment=[]).train.new(shuffle=False).one_batch()[0][:3])
+
+
+def test_one_picture_again_and_again_can_be_shown_of_kept_ones_too(small):
+    small(keep=True, device='cpu').show_batch(unique=True, max_n=3)
+
+
+def test_to_keep_pictures_and_to_have_workers_is_refused(small):
+    with pytest.raises(ValueError, match='num_workers=2: no process fetches what is kept'): small(keep=True, num_workers=2)

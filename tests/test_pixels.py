@@ -365,3 +365,35 @@ def test_arrays_and_tensors_are_the_picture_they_hold():
     (None, 'this NoneType: no picture; expected its path'), (7, 'this int: no picture')], ids=str)
 def test_what_is_no_picture_of_any_kind_is_named_with_what_was_expected(wrong, said):
     with pytest.raises(ImageProblem, match=said): read_square(wrong, 16)
+
+
+CPU = torch.device('cpu')
+
+
+def test_squares_kept_on_a_device_are_those_of_the_file(files, fresh_cache):
+    mapped, kept = Squares(files, 24), Squares(files, 24, CPU)
+    for numbers in [3, 0, 6], [2, 2], [5]:
+        for asked in numbers, torch.tensor(numbers):
+            assert torch.equal(kept[asked], mapped[numbers]) and kept[asked].stride() == mapped[numbers].stride()
+    assert kept.kept.shape == (7, 24, 24, 3) and kept.kept.dtype == torch.uint8 and mapped.kept is None
+
+
+def test_squares_kept_on_a_device_need_no_file_any_more(files, fresh_cache):
+    kept, expected = Squares(files, 24, CPU), read_squares(files, 24)
+    assert torch.equal(kept[[1, 2]], expected[[1, 2]])
+    kept.path.unlink()
+    for f in files: f.unlink()
+    assert torch.equal(kept[[6, 0]], expected[[6, 0]])
+
+
+def test_squares_are_kept_on_a_device_where_the_cache_has_no_room(files, fresh_cache, monkeypatch):
+    monkeypatch.setenv('PET_CLASSIFIER_CACHE_GB', '0')
+    with pytest.warns(UserWarning, match='will be decoded each time'): squares = Squares(files, 24, CPU)[[6, 0]]
+    assert torch.equal(squares, read_squares([files[6], files[0]], 24))
+
+
+def test_squares_that_do_not_fit_come_from_the_file(files, fresh_cache, monkeypatch):
+    monkeypatch.setattr(pixels, 'has_room', lambda n_bytes, device: n_bytes < 7*24*24*3)
+    assert Squares(files[:6], 24, CPU).fits
+    squares = Squares(files, 24, CPU)
+    assert not squares.fits and squares.kept is None and torch.equal(squares[[6, 0]], read_squares([files[6], files[0]], 24))

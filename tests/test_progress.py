@@ -3,8 +3,12 @@ import sys
 
 import pytest
 from fastai.callback.progress import ProgressCallback
+from fastai.learner import AvgLoss, AvgSmoothLoss, Metric
+from fastai.metrics import accuracy, error_rate
+from fastai.torch_core import no_random
 
 from pet_classifier.head import fit_head, on_features
+from pet_classifier.loaders import loaders
 from pet_classifier.progress import history
 from pet_classifier.training import fine_tune
 
@@ -77,3 +81,36 @@ def test_other_metrics_have_their_columns(learner):
 def test_fastais_bar_gives_way(learner):
     learn = learner(cbs=ProgressCallback())
     assert not [cb for cb in learn.cbs if isinstance(cb, ProgressCallback)]
+
+
+def with_fastais_averages(learn):
+    "`learn` with the averages that it would have without the table"
+    learn.recorder.loss, learn.recorder.smooth_loss = AvgLoss(), AvgSmoothLoss()
+    learn.metrics = [error_rate, accuracy]
+    return learn
+
+
+def test_the_averages_are_fastais_to_the_last_bit(learner, tiny_table):
+    def fit(change=lambda learn: learn):
+        learn = change(learner(loaders(tiny_table, size=32, bs=4, device='cpu'), metrics=[error_rate, accuracy]))
+        with no_random(3), learn.no_logging(): learn.fit_one_cycle(3, 1e-2)
+        return [list(map(float, v)) for v in learn.recorder.values], list(map(float, learn.recorder.losses)), learn
+    values, losses, ours = fit()
+    their_values, their_losses, theirs = fit(with_fastais_averages)
+    assert values == their_values and losses == their_losses and len(losses) == 9
+    assert ours.validate() == theirs.validate() and list(ours.recorder.metric_names) == list(theirs.recorder.metric_names)
+
+
+def test_batches_of_another_size_count_for_as_many_pictures_as_they_hold(learner, tiny_table):
+    def validated(bs): return list(learner(loaders(tiny_table, size=32, bs=bs, device='cpu'), head='fastai').validate())
+    assert validated(4) == pytest.approx(validated(6), abs=1e-5)  # of 6 pictures: 4 and 2, or 6
+
+
+def test_a_metric_of_ones_own_stays_as_it_is(learner):
+    class Half(Metric):
+        "Always a half"
+        name, value = 'half', 0.5
+        def accumulate(self, learn): "Nothing to add up"
+    mine = Half()
+    learn = learner(metrics=[mine, error_rate])
+    assert learn.metrics[0] is mine and learn.validate()[1] == 0.5

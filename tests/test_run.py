@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from fastai.learner import Learner
 from PIL import Image
 from safetensors.torch import load_file
@@ -244,3 +245,22 @@ def test_real_pets_are_learned_and_a_fresh_process_says_the_same(real_run, pets_
     assert said.file.tolist() == [str(f) for f in table.file]
     assert said.label.tolist() == [interp.vocab[i] for i in interp.preds]
     assert said.probability.tolist() == pytest.approx(interp.probs.max(1).tolist(), abs=1e-4)
+
+
+def test_what_computes_is_said_once_and_kept(tiny_run):
+    said = [s for s in tiny_run.said if s.startswith('computing on ')]
+    assert len(said) == 1 and said[0].removeprefix('computing on ') == tiny_run.metrics['device']
+    assert '--device' not in tiny_run.metrics['command']  # a run may go on elsewhere
+
+
+def test_a_device_that_is_not_there_is_refused_before_anything_else(tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr('torch.cuda.device_count', lambda: 0)
+    with pytest.raises(ValueError, match="device='cuda': .* leave `device` out, or give 'cpu'"):
+        train_run(tiny_folder, tmp_path/'run', 'test_resnet', device='cuda')
+    assert not (tmp_path/'run').exists()
+
+
+def test_the_device_is_the_one_asked_for(quick, monkeypatch):
+    monkeypatch.setattr('pet_classifier.device.default_device', lambda: torch.device('meta'))  # which would fail
+    _, metrics = quick(device='cpu')
+    assert metrics['device'].startswith('cpu, ')

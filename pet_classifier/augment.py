@@ -7,6 +7,7 @@ __all__ = ['movements', 'move', 'lighting', 'Augment', 'default_augment']
 
 # %% ../nbs/04b_augment.ipynb #ff01042f
 from math import radians
+from typing import Any
 
 import torch
 from fastai.vision.augment import RandTransform
@@ -88,8 +89,8 @@ class Augment(RandTransform):
     ):
         super().__init__(p=1.)
         self.size, self.pad_mode, self.do_flip = size, pad_mode, do_flip
-        self.moves = dict(min_scale=min_scale, do_flip=do_flip, max_rotate=max_rotate, max_zoom=max_zoom, max_warp=max_warp,
-                          p_affine=p_affine)
+        self.moves: dict[str, Any] = dict(min_scale=min_scale, do_flip=do_flip, max_rotate=max_rotate, max_zoom=max_zoom,
+                                          max_warp=max_warp, p_affine=p_affine)
         self.light = dict(max_lighting=max_lighting, p_lighting=p_lighting)
 
     def encodes(self, x:TensorImage):

@@ -25,6 +25,7 @@ from safetensors.torch import load, save
 from . import __version__
 from .images import listed
 from .learner import HEADS, build_model, check_arch
+from .precision import Network
 from .storage import replacing_dir
 
 # %% ../nbs/11_bundle.ipynb #c6e24bef
@@ -195,7 +196,7 @@ def check_weights(
 @dataclass(eq=False, repr=False)
 class Bundle:
     "A trained network, ready to answer, and what belongs to it"
-    model:torch.nn.Module # on the processor, in evaluation mode
+    model:Network # on the processor, in evaluation mode
     vocab:list[str] # the classes, in the order of the network's outputs
     size:int # side of the square that it sees, in pixels
     mean:tuple # of red, green and blue, on a scale of 0 to 1

@@ -13,6 +13,7 @@ import random
 import re
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,8 @@ def random_state(
     dl, # a fastai `DataLoader`, which shuffles by a generator of its own
 ) -> dict: # plain values
     "The state of everything that is drawn from: Python, NumPy, torch on every device, the order of `dl`"
-    name, numbers, *rest = np.random.get_state()
+    drawn: Any = np.random.get_state()
+    name, numbers, *rest = drawn
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return dict(python=random.getstate(), order=dl.rng.getstate(), numpy=[name, numbers.tolist(), *rest],
                 torch=torch.get_rng_state().tolist(), cuda=[state.tolist() for state in cuda])
@@ -88,7 +90,8 @@ def optimizer_state(
     opt, # a fastai optimizer
 ) -> tuple: # (plain values; name -> tensor)
     "What `opt` remembers"
-    told, tensors = dict(hypers=[dict(h) for h in opt.hypers], numbers=[]), {}
+    told: dict[str, list] = dict(hypers=[dict(h) for h in opt.hypers], numbers=[])
+    tensors: dict[str, torch.Tensor] = {}
     for i, state in enumerate(opt.state_dict()['state']):
         told['numbers'].append({k: v for k, v in state.items() if not torch.is_tensor(v)})
         tensors |= {f'{i}.{k}': v for k, v in state.items() if torch.is_tensor(v)}

@@ -182,8 +182,8 @@ def find_lr(
 def predict(
     bundle: ModelFolder,
     images: Annotated[list[Path], typer.Argument(help="Pictures, folders of them, or patterns such as 'photos/**/*.jpg'.")],
-    out: Annotated[Path, typer.Option('--out', '--csv', metavar='FILE', help='Write the table there, .csv or .parquet, instead '
-                                      'of printing it; the same call again goes on where one was killed.')] = None,
+    out: Annotated[Path|None, typer.Option('--out', '--csv', metavar='FILE', help='Write the table there, .csv or .parquet, '
+                                           'instead of printing it; the same call again goes on where one was killed.')] = None,
     top: Annotated[int, typer.Option(min=1, metavar='K', help='The K most probable classes.')] = 1,
     engine: Annotated[str, typer.Option(help='torch, openvino or onnx (extras), or auto: openvino for very many '
                                              'pictures.')] = 'auto',
@@ -249,7 +249,7 @@ def scale(
     from pet_classifier.scale import features_on_ray, predict_on_ray
     from pet_classifier.tables import expand_files
     files = expand_files(images)
-    how = dict(address=address, workers=workers, say=lambda line: print(line, file=sys.stderr))
+    how: dict[str, Any] = dict(address=address, workers=workers, say=lambda line: print(line, file=sys.stderr))
     folder = features_on_ray(bundle, files, out, **how) if features else predict_on_ray(bundle, files, out, top, **how)
     broken = (pd.read_parquet(folder, columns=['problem']).problem != '').sum()
     print(f'{len(files)} rows in {folder}, {broken} of them without an answer')

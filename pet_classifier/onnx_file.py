@@ -13,6 +13,7 @@ from contextlib import redirect_stdout
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,7 +26,9 @@ class Answers(nn.Module):
     "A bundle's network from uint8 pictures (n x 3 x size x size) to scores (n x classes), whose softmax are probabilities"
     def __init__(self, bundle:Bundle):
         super().__init__()
-        self.network = bundle.model
+        self.mean: torch.Tensor
+        self.std: torch.Tensor
+        self.network: nn.Module = bundle.model
         for name, values in dict(mean=bundle.mean, std=bundle.std).items():
             self.register_buffer(name, 255*torch.tensor(values).view(3, 1, 1))
 
@@ -60,7 +63,7 @@ def onnx_bytes(
     logging.getLogger('torch.onnx').setLevel(logging.ERROR)
     with warnings.catch_warnings(), redirect_stdout(StringIO()): # it tells its steps
         warnings.simplefilter('ignore')
-        program = torch.onnx.export(
+        program: Any = torch.onnx.export(
             ProbabilitiesAndScores(bundle).eval(), (example,), dynamo=True, verbose=False, input_names=['pictures'],
             output_names=['probabilities', 'scores'], dynamic_shapes=({0: torch.export.Dim('n')},))
     program.model.metadata_props.update(classes=json.dumps(bundle.vocab), size=str(bundle.size),

@@ -18,6 +18,7 @@ from importlib.util import find_spec
 from math import ceil
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,7 +38,7 @@ from .guard import refuse_unknown
 from .images import ImageProblem, listed
 from .loaders import PetLoaders, loaders
 from .pixels import Squares
-from .precision import PRECISIONS, has_bf16, set_precision
+from .precision import PRECISIONS, Network, has_bf16, set_precision
 from .predict import Predictor
 from .storage import remove_leftovers, replacing, write_json
 
@@ -99,7 +100,7 @@ class FeatureRows:
         return pa.table(dict(features=lists, problem=pa.array(problems, pa.string())))
 
 def body_facts(
-    model:torch.nn.Sequential, # (body, head), as `build_model` makes it
+    model:Network, # (body, head), as `build_model` makes it
     size:int, # side of the pictures, in pixels
     mean:tuple, # of red, green and blue
     std:tuple, # of red, green and blue
@@ -181,7 +182,7 @@ def ray_cluster(
     import ray.data
     ours = not ray.is_initialized()
     if ours:
-        local = dict(num_cpus=workers or num_cpus(), include_dashboard=False, object_store_memory=500_000_000)
+        local: dict[str, Any] = dict(num_cpus=workers or num_cpus(), include_dashboard=False, object_store_memory=500_000_000)
         ray.init(address=address or 'local', logging_level=logging.ERROR, log_to_driver=False, **({} if address else local))
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False

@@ -21,6 +21,7 @@ lesson: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/ruff check pet_classifier tests benchmarks setup.py
+	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --timing
 	$(BIN)/pytest
 

@@ -11,6 +11,7 @@ from .device import *
 from .doubts import *
 from .drawing import *
 from .engine import *
+from .far_head import *
 from .features import *
 from .fused import *
 from .gradcam import *

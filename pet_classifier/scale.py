@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TRIES', 'settled', 'PredictionRows', 'FeatureRows', 'body_facts', 'part_file', 'PartWriter', 'check_address',
-           'ray_cluster', 'rows_on_ray', 'predict_on_ray', 'features_on_ray', 'unseen_loaders', 'use_features']
+           'ray_cluster', 'rows_on_ray', 'predict_on_ray', 'features_on_ray']
 
 # %% ../nbs/12b_scale.ipynb #2a50fe11
 import json
@@ -17,27 +17,19 @@ from hashlib import sha256
 from importlib.util import find_spec
 from math import ceil
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from fastai.data.transforms import IntToFloatTensor, Normalize
-from fastai.learner import Learner
 from fastcore.basics import num_cpus
 from fasttransform import Pipeline
-from PIL import Image
 
 from .bundle import load_bundle
 from .engine import choose_engine
-from .features import body_rows, fingerprint, give_features, split_head
-from .guard import refuse_unknown
+from .features import body_rows, fingerprint, split_head
 from .images import ImageProblem, listed
-from .loaders import PetLoaders, loaders
-from .pixels import Squares
 from .precision import PRECISIONS, Network, has_bf16, set_precision
 from .predict import Predictor
 from .storage import remove_leftovers, replacing, write_json
@@ -269,64 +261,3 @@ def features_on_ray(
     "What the body of `bundle` makes of `files`, in a folder of Parquet files, computed on all cores of all machines"
     make = partial(FeatureRows, Path(bundle).absolute(), settled(precision))
     return rows_on_ray(make, files, folder, address, workers, chunk, say)
-
-# %% ../nbs/12b_scale.ipynb #9ef928c2
-@refuse_unknown
-def unseen_loaders(
-    table:pd.DataFrame, # labelled table with the columns `file`, `label` and `is_valid`
-    size:int=224, # side of the square that the network sees, in pixels
-    bs:int|None=None, # as in `loaders`
-    seed:int=2, # as in `loaders`
-) -> PetLoaders: # for a head that is trained on features
-    "`loaders` over pictures that lie elsewhere: labels, classes and split are known, and no picture is opened"
-    with TemporaryDirectory() as folder:
-        Image.new('RGB', (8, 8)).save(anything := Path(folder)/'anything.png')
-        dls = loaders(table.assign(file=anything), size=size, bs=bs, seed=seed)
-    for dl, of_valid in zip(dls.loaders, (False, True), strict=True):
-        files = table.file[table.is_valid == of_valid]
-        for part in dl.dataset.tls: part.items = part.items.assign(file=files.to_numpy())
-        dl.squares = Squares(files, dl.side)
-    return dls
-
-# %% ../nbs/12b_scale.ipynb #ec45e81a
-def use_features(
-    learn:Learner, # as `pet_learner` makes it
-    folder, # as `features_on_ray` wrote it
-    file=None, # .npy, to hold the rows on disk in the order of the learner; None: they are held in memory
-) -> Learner: # the same; `fit_head` will train on these rows
-    "Let `learn` have the features in `folder` for its pictures, none of which is opened"
-    folder, b = Path(folder), learn.backbone
-    if not (folder/'_about.json').is_file(): raise FileNotFoundError(f"'{folder}' holds no rows; features_on_ray writes them")
-    about = json.loads((folder/'_about.json').read_text(encoding='utf-8'))
-    want = dict(rows='features') | body_facts(learn.model, learn.dls.size, b.mean, b.std)
-    if odd := [k for k, v in want.items() if about.get(k) != v]:
-        raise ValueError(f"the rows in '{folder}' are not what the body of this learner makes of pictures, they differ in "
-                         f"{listed(odd)}; make the learner with the arch, weights and size of the bundle they were made with")
-    numbers, parts = _numbers(learn, folder), sorted(folder.glob('part-*.parquet'))
-    width = pq.read_schema(parts[0]).field('features').type.list_size
-    shape = len(numbers), width
-    rows = np.empty(shape, np.float32) if file is None else np.lib.format.open_memmap(file, 'w+', np.float32, shape)
-    order, first = np.argsort(numbers, kind='stable'), 0
-    for part in parts:
-        values = pq.read_table(part, columns=['features'])['features'].combine_chunks().values
-        values = values.to_numpy(zero_copy_only=False).reshape(-1, width)
-        low, high = np.searchsorted(numbers[order], [first, first + len(values)])
-        rows[order[low:high]] = values[numbers[order[low:high]] - first]
-        first += len(values)
-    give_features(learn, torch.from_numpy(rows))
-    return learn
-
-def _numbers(learn, folder):
-    "The numbers of the rows in `folder` that are those of the learner's pictures, training and then validation"
-    wanted = [os.fsencode(f).decode(errors='backslashreplace') for dl in learn.dls.loaders[:2] for f in dl.dataset.items.file]
-    rows = pd.read_parquet(folder, columns=['file', 'problem'])
-    known = rows.file.drop_duplicates() # its index is the number of the first row of a file
-    found = pd.Index(known).get_indexer(wanted)
-    if lost := [f for f, i in zip(wanted, found) if i < 0]:
-        raise ValueError(f"{len(lost)} of {len(wanted)} pictures have no row in '{folder}': {listed(lost)}; "
-                         'the paths must be the same')
-    numbers = known.index.to_numpy()[found]
-    if broken := [f'{f} ({p})' for f, p in zip(wanted, rows.problem.to_numpy()[numbers]) if p]:
-        raise ValueError(f'{len(broken)} of {len(wanted)} pictures have no features: {listed(broken)}; '
-                         'take them out of the table')
-    return numbers

@@ -17,6 +17,7 @@ from fastai.callback.core import Callback
 
 from pet_classifier import scale
 from pet_classifier.bundle import save_bundle
+from pet_classifier.far_head import unseen_loaders, use_features
 from pet_classifier.features import picture_features
 from pet_classifier.head import fit_head
 from pet_classifier.images import ImageProblem
@@ -31,8 +32,6 @@ from pet_classifier.scale import (
     part_file,
     predict_on_ray,
     ray_cluster,
-    unseen_loaders,
-    use_features,
 )
 from pet_classifier.training import fine_tune
 

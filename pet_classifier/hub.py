@@ -34,8 +34,8 @@ def _ready(folder):
         raise FileNotFoundError(f"'{folder}' has no {listed(lost)}, which would be its page on the Hub; save the bundle anew")
     if is_offline_mode(): raise ConnectionError('HF_HUB_OFFLINE is set, and a push needs the network; unset it to push')
     if get_token() is None:
-        raise ValueError('the Hub wants to know who you are, and there is no token here; `hf auth login` puts one in its place, '
-                         'which you get at https://huggingface.co/settings/tokens (it needs the right to write)')
+        raise ValueError('the Hub wants to know who you are, and there is no token here; `hf auth login` says where to get '
+                         'one, and puts it in its place (it needs the right to write)')
     return bundle
 
 def push(

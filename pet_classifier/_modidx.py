@@ -482,6 +482,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'pet_classifier/progress.py'),
                                          'pet_classifier.progress.SmoothLossThere.accumulate': ( 'progress.html#smoothlossthere.accumulate',
                                                                                                  'pet_classifier/progress.py'),
+                                         'pet_classifier.progress._html_place': ('progress.html#_html_place', 'pet_classifier/progress.py'),
                                          'pet_classifier.progress.history': ('progress.html#history', 'pet_classifier/progress.py'),
                                          'pet_classifier.progress.no_list': ('progress.html#no_list', 'pet_classifier/progress.py')},
             'pet_classifier.report': { 'pet_classifier.report._calibration_text': ( 'report.html#_calibration_text',

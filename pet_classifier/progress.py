@@ -17,7 +17,6 @@ from fastai.callback.progress import ProgressCallback
 from fastai.learner import AvgLoss, AvgMetric, AvgSmoothLoss, Learner
 from fastai.torch_core import find_bs, to_detach
 from fastcore.imports import in_notebook
-from IPython.display import HTML, display
 
 # %% ../nbs/05a_progress.ipynb #6c06dd2b
 class LossThere(AvgLoss):
@@ -42,6 +41,12 @@ class MetricThere(AvgMetric):
         self.count += bs
 
 # %% ../nbs/05a_progress.ipynb #918dfec1
+def _html_place():
+    "A place in the notebook, and the function that puts HTML there"
+    from IPython.display import HTML, display # which is there wherever notebooks are, and not needed elsewhere
+    handle = display(HTML(''), display_id=True)
+    return lambda html: handle.update(HTML(html))
+
 def no_list(log): "In the place of fastai's logger, which would print each epoch's row as a list"
 
 class EpochTable(Callback):
@@ -49,7 +54,7 @@ class EpochTable(Callback):
     order, remove_on_fetch, max_shown = 65, True, 10
 
     def __init__(self):
-        self.rows, self.stage, self.shown, self.handle = [], 'fit', [], None
+        self.rows, self.stage, self.shown, self.put = [], 'fit', [], None
 
     def after_create(self):
         "Take the place of fastai's bar, of its printed lists and of its averages"
@@ -63,7 +68,7 @@ class EpochTable(Callback):
         if self.quiet: return
         self.shown, self.started = [], time.perf_counter()
         self.every = ceil(self.n_epoch/self.max_shown)
-        self.handle = display(HTML(''), display_id=True) if in_notebook() else None
+        self.put = _html_place() if in_notebook() else None
 
     def kept(self): return dict(rows=self.rows), {}
 
@@ -84,12 +89,12 @@ class EpochTable(Callback):
         if (self.epoch+1) % self.every == 0 or self.epoch+1 == self.n_epoch: self._show(row)
 
     def _say(self, text):
-        if self.handle: self.handle.update(HTML(self._html() + f'<p>{text}</p>'))
+        if self.put: self.put(self._html() + f'<p>{text}</p>')
         elif sys.stdout.isatty(): print(f'\r{text}\033[K', end='', flush=True)
 
     def _show(self, row):
         self.shown.append(row)
-        if self.handle: return self.handle.update(HTML(self._html()))
+        if self.put: return self.put(self._html())
         if sys.stdout.isatty(): print('\r\033[K', end='')
         if len(self.shown) == 1: print(' '.join(f'{name:>10}' for name in list(row)[1:]))
         print(' '.join(f'{v:>10}' if isinstance(v, int) else f'{v:>10.4f}' for v in list(row.values())[1:]), flush=True)

@@ -46,7 +46,7 @@ def set_random_state(
     np.random.set_state(state['numpy'])
     torch.set_rng_state(torch.tensor(state['torch'], dtype=torch.uint8))
     if torch.cuda.is_available() and state['cuda']:
-        torch.cuda.set_rng_state_all([torch.tensor(s, dtype=torch.uint8) for s in state['cuda']])
+        torch.cuda.set_rng_state_all([torch.tensor(s, dtype=torch.uint8) for s in state['cuda'][:torch.cuda.device_count()]])
 
 # %% ../nbs/06a_checkpoint.ipynb #ea8f8075
 def write_tensors(

@@ -261,7 +261,7 @@ def push(
     repo: Annotated[str, typer.Argument(metavar='OWNER/NAME', help='On the Hugging Face Hub; made if it is not there.')],
     public: Annotated[bool, typer.Option('--public', help='For everybody; without it, only for the owner.')] = False,
 ):
-    "Write a bundle to the Hugging Face Hub, with the token that hf auth login keeps."
+    "Write a bundle to the Hugging Face Hub, with huggingface_hub's token (hf auth login)."
     from pet_classifier.hub import push
     print(push(bundle, repo, private=not public))
 

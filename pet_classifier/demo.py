@@ -85,12 +85,19 @@ def need_gradio(
     import gradio
     return gradio
 
-def _fetch_nothing(app, gr):
-    "Let `app` refuse an address in the place of a file, which Gradio would download"
+_TOLD = {'path', 'url', 'size', 'orig_name', 'mime_type', 'is_stream', 'meta'} # of an uploaded file
+
+def _only_uploads(app, gr):
+    "Let `app` refuse all but a file that was uploaded: an address, which Gradio would download, or a path of this machine"
+    from gradio_client.utils import is_file_obj_with_meta # with it, Gradio checks that the path is that of an upload
     goes_on = app.preprocess_data
+    def uploaded(given):
+        return (is_file_obj_with_meta(given) and set(given) <= _TOLD and '://' not in given['path']
+                and not str(given.get('url')).startswith('data:'))
     async def preprocess_data(fn, inputs, *args, **kwargs):
-        if any('://' in str(i.get('path')) for i in inputs if isinstance(i, dict)):
-            raise gr.Error('Upload the picture; an address is not fetched.', print_exception=False)
+        for block, given in zip(fn.inputs, inputs):
+            if isinstance(block, gr.Image) and given is not None and not uploaded(given):
+                raise gr.Error('Upload the picture; neither an address nor a path is opened.', print_exception=False)
         return await goes_on(fn, inputs, *args, **kwargs)
     app.preprocess_data = preprocess_data
 
@@ -129,7 +136,8 @@ def demo_app(
         photo.keep_in_cache.update(photo.temp_files)
         gr.HTML(f'<p class="soft">{escape(limits(predictor.bundle))}</p><details class="soft"><summary>The {len(known)} kinds'
                 f'</summary>{escape(", ".join(known))}</details>')
-    _fetch_nothing(app, gr)
+    for event in app.fns.values(): event.preprocess = event.preprocess and event.fn is not shown # the examples' own, too
+    _only_uploads(app, gr)
     return app
 
 # %% ../nbs/14_demo.ipynb #5ab01e05

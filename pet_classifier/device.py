@@ -18,9 +18,10 @@ def choose_device(
 ) -> torch.device: # with the number of the card, if it is one
     "The device that was asked for, or the best that this machine has"
     if device is None: return default_device()
+    unknown = f"device={str(device)!r}: expected 'cpu', 'cuda', 'cuda:1' or 'mps'"
     try: found = torch.device(device)
-    except (RuntimeError, TypeError) as e:
-        raise ValueError(f"device={device!r}: expected 'cpu', 'cuda', 'cuda:1' or 'mps'") from e
+    except (RuntimeError, TypeError) as e: raise ValueError(unknown) from e
+    if isinstance(device, str) and found.type not in ('cpu', 'cuda', 'mps'): raise ValueError(unknown)
     if found.type == 'cuda':
         if (found.index or 0) >= torch.cuda.device_count():
             raise ValueError(f'device={str(device)!r}: torch {torch.__version__} finds {torch.cuda.device_count()} such graphics '

@@ -49,11 +49,14 @@ def push(
     what, api = repr(_ready(folder)), HfApi(endpoint=endpoint, library_name='pet_classifier', library_version=__version__)
     try:
         url = api.create_repo(repo, private=private, exist_ok=True)
-        if private and not api.model_info(repo).private:
-            raise ValueError(f"'{repo}' is there already, and public; push to a new name, or with private=False (--public)")
+        if private != (there := api.model_info(repo).private):
+            way = 'or make it public on its page' if there else 'or push with private=False (--public)'
+            raise ValueError(f"'{repo}' is there already, and {'private' if there else 'public'}; push to a new name, {way}")
         files = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder/name) for name in _FILES]
         api.create_commit(repo, files, commit_message=f'{what}, by pet_classifier {__version__}')
     except HfHubHTTPError as e: raise OSError(_said(e, repo)) from e
+    except RuntimeError as e: # what huggingface_hub makes of an upload that ends early
+        raise ConnectionError(f'the upload broke off ({e.__cause__ or e}); the same call sends it again') from e
     except HTTPError as e: raise ConnectionError(f'the Hub could not be reached ({e}); try again later') from e
     return str(url)
 

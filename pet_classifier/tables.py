@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from tqdm import tqdm
 
+from .bundle import bundle_id
 from .engine import choose_engine, engine_precision
 from .images import list_images
 from .predict import Predictor, check_top
@@ -104,8 +105,7 @@ def _request(predictor, files, top, chunk):
     bundle, engine = predictor.bundle, choose_engine(predictor.engine, len(files))
     digest = sha256()
     for f in files: digest.update(os.fsencode(f'{f}\0{os.path.abspath(f)}\0'))
-    known = json.dumps([bundle.config, bundle.temperature, bundle.none_below], sort_keys=True)
-    return dict(bundle=sha256(known.encode()).hexdigest(), engine=engine, precision=engine_precision(engine, predictor.precision),
+    return dict(bundle=bundle_id(bundle), engine=engine, precision=engine_precision(engine, predictor.precision),
                 top=top, chunk=chunk, pictures=len(files), files=digest.hexdigest())
 
 def _begin(folder, out, request, parts):

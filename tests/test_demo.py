@@ -192,12 +192,17 @@ def test_fifty_requests_of_eight_clients_are_answered_as_the_predictor_does(serv
 
 def test_neither_an_address_nor_another_file_of_this_machine_is_opened(served, tiny_folder):
     import httpx
-    def ask(path):
+    def refused(given):
         call = f'{served}/gradio_api/call/predict'
-        event = httpx.post(call, json=dict(data=[dict(path=str(path), meta=dict(_type='gradio.FileData'))])).json()['event_id']
-        return httpx.get(f'{call}/{event}').text
-    assert ask('http://127.0.0.1:9/a.jpg').startswith('event: error') and 'an address is not fetched' in ask('https://[::1]/a.jpg')
-    assert ask(tiny_folder/'red_0.jpg').startswith('event: error')
+        event = httpx.post(call, json=dict(data=[given])).json()['event_id']
+        answer = httpx.get(f'{call}/{event}').text
+        return answer.startswith('event: error') and 'data:image' not in answer
+    meta, local, far = dict(_type='gradio.FileData'), str(tiny_folder/'red_0.jpg'), 'http://127.0.0.1:9/a.jpg'
+    for path in local, far, 'https://[::1]/a.jpg': # as a client that plays by the rules gives it, and as others do
+        for given in (dict(path=path, meta=meta), dict(path=path), path, [dict(path=path, meta=meta)],
+                      dict(a=dict(path=path, meta=meta)), dict(path='a.jpg', meta=meta, more=dict(path=path, meta=meta)),
+                      dict(path=path, meta=dict(_type='other')), dict(path=path, url='data:image/png;base64,aaaa', meta=meta)):
+            assert refused(given), given
     assert not {('127.0.0.1', 9), ('::1', 443)} & set(REACHED)
 
 

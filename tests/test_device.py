@@ -28,7 +28,7 @@ def test_a_card_is_given_its_number(monkeypatch):
     with pytest.raises(ValueError, match="device='cuda:2': .* finds 2 such graphics cards here"): choose_device('cuda:2')
 
 
-@pytest.mark.parametrize('device', ['gpu', 'cuda:x', 3.5])
+@pytest.mark.parametrize('device', ['gpu', 'cuda:x', 3.5, 'meta', 'xpu'])
 def test_what_is_no_device_is_refused(device):
     with pytest.raises(ValueError, match="expected 'cpu', 'cuda', 'cuda:1' or 'mps'"): choose_device(device)
 

@@ -8,7 +8,7 @@ from threading import Thread
 from types import SimpleNamespace
 
 import pytest
-from huggingface_hub import ModelCard, constants
+from huggingface_hub import HfApi, ModelCard, constants
 
 from pet_classifier.bundle import check_config, model_card, save_bundle
 from pet_classifier.hub import check_repo, push
@@ -90,10 +90,22 @@ def test_it_is_private_unless_told_otherwise(bundle, hub, private, visibility):
     hub.private = private
     push(bundle, 'ada/pets', private=private, endpoint=hub.endpoint)
     assert hub.made['visibility'] == visibility and hub.made['name'] == 'pets' and hub.made['organization'] == 'ada'
-    hub.made = {}
-    hub.private = True
+    hub.made, hub.private = {}, True
     push(bundle, 'ada/pets', endpoint=hub.endpoint)
     assert hub.made['visibility'] == 'private'
+
+
+def test_a_private_repository_does_not_become_public_by_a_push(bundle, hub):
+    with pytest.raises(ValueError, match="'ada/pets' is there already, and private; push to a new name, or make it public on"):
+        push(bundle, 'ada/pets', private=False, endpoint=hub.endpoint)
+    assert 'commit' not in hub.asked
+
+
+def test_an_upload_that_breaks_off_is_said(bundle, hub, monkeypatch):
+    def broken(*args, **kwargs): raise RuntimeError("Error while uploading 'model.safetensors' to the Hub.")
+    monkeypatch.setattr(HfApi, 'create_commit', broken)
+    with pytest.raises(ConnectionError, match="the upload broke off .*model.safetensors.*; the same call sends it again"):
+        push(bundle, 'ada/pets', endpoint=hub.endpoint)
 
 
 def test_a_public_repository_is_not_taken_for_a_private_one(bundle, hub):

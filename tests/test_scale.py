@@ -108,7 +108,7 @@ def test_features_are_those_of_the_local_path_and_train_the_same_head(cluster, l
     assert said == ['1 of 3 parts', '2 of 3 parts', '3 of 3 parts']
     far = pd.read_parquet(out)
     assert far.file.tolist() == list(map(str, mixed)) and far.problem.tolist() == [''] * 18 + ['not there']
-    assert far.features[18] is None
+    assert np.isnan(far.features[18]).all()
     near = picture_features(learn, mixed[:18]).numpy()
     assert np.stack(far.features[:18]) == pytest.approx(near, abs=1e-4) and near.std() > 0.01
     head = learn.model[1][-1].weight
@@ -151,9 +151,9 @@ def test_rows_of_predictions_and_features_without_ray(bundle, learn, files):
     some = [*files[:5], files[3], *files[44:50]]
     rows = FeatureRows(bundle)(some, bs=4)
     broken = [p != '' for p in rows['problem'].to_pylist()]
-    assert broken == [i in (3, 5, 9) for i in range(12)] and [x is None for x in rows['features'].to_pylist()] == broken
+    assert broken == [i in (3, 5, 9) for i in range(12)] and [np.isnan(x).all() for x in rows['features'].to_pylist()] == broken
     good = [f for f, b in zip(some, broken) if not b]
-    far = np.array([x for x in rows['features'].to_pylist() if x])
+    far = np.array(rows['features'].to_pylist())[~np.array(broken)]
     assert far == pytest.approx(picture_features(learn, good).numpy(), abs=1e-4)
     with pytest.raises(ImageProblem): picture_features(learn, some)
     assert FeatureRows(bundle)([]).num_rows == 0
@@ -219,6 +219,34 @@ def test_what_cannot_be_is_said_before_ray_is_asked(bundle, learn, files, tmp_pa
         with pytest.raises(ValueError, match=f'holds other rows, which differ in {what};'):
             predict_on_ray(bundle, files, out, **dict(chunk=1, precision='fp32') | kwargs)
     with pytest.raises(ValueError, match='differ in list;'): predict_on_ray(bundle, files[::-1], out, chunk=1, precision='fp32')
+    scaled = save_bundle(learn, tmp_path/'scaled', temperature=2.)  # the same weights
+    with pytest.raises(ValueError, match='differ in bundle;'): predict_on_ray(scaled, files, out, chunk=1, precision='fp32')
+
+
+def test_the_same_names_in_another_folder_are_other_pictures(bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(scale, 'find_spec', lambda name: True)
+    monkeypatch.setattr(scale, '_give_out', lambda *args: None)
+    for name in 'a', 'b':
+        (tmp_path/name).mkdir()
+        monkeypatch.chdir(tmp_path/name)
+        with pytest.raises(OSError if name == 'a' else ValueError, match='were written' if name == 'a' else 'differ in list;'):
+            predict_on_ray(bundle, ['cat.jpg'], tmp_path/'out', precision='fp32')
+
+
+def test_what_ray_says_is_one_line(bundle, files, tmp_path, monkeypatch):
+    ray = pytest.importorskip('ray')
+    def mismatch(**kwargs): raise RuntimeError('Version mismatch: the cluster has another Python\nand more lines')
+    monkeypatch.setattr(ray, 'is_initialized', lambda: False)
+    monkeypatch.setattr(ray, 'init', mismatch)
+    with pytest.raises(OSError, match='^Ray could not be started, or joined: Version mismatch: the cluster has another Python$'):
+        predict_on_ray(bundle, files[:2], tmp_path/'out', precision='fp32')
+
+
+def test_rows_of_no_run_are_refused(learn, bundle, files, tmp_path, monkeypatch):
+    monkeypatch.setattr(scale, 'find_spec', lambda name: True)
+    monkeypatch.setattr(scale, '_give_out', lambda *args: None)
+    out = tmp_path/'out'
+    with pytest.raises(OSError, match='were written'): predict_on_ray(bundle, files, out, chunk=1, precision='fp32')
     with pytest.raises(FileNotFoundError, match='holds no rows'): use_features(learn, tmp_path/'nowhere')
     with pytest.raises(ValueError, match='they differ in rows, body'): use_features(learn, out)
 

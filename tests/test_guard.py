@@ -60,7 +60,7 @@ def test_what_belongs_to_a_function_is_known_to_it(name, owner):
     (pet_learner, dict(callback_fns=[]), "pet_learner() has no keyword 'callback_fns': here it is 'cbs'"),
     (labels.label_by_name, dict(seed=2), "label_by_name() has no keyword 'seed': it is given to random_split()"),
     (loaders, dict(pat='x'), "loaders() has no keyword 'pat': here it is 'pattern', given to label_by_name()"),
-], ids=str)
+], ids=lambda value: getattr(value, '__name__', str(value)))
 def test_what_is_said(func, kwargs, said):
     with pytest.raises(TypeError, match=re.escape(said)): func(None, **kwargs)
 

@@ -413,7 +413,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'pet_classifier/pixels.py'),
                                        'pet_classifier.pixels.Squares._is_good': ( 'pixels.html#squares._is_good',
                                                                                    'pet_classifier/pixels.py'),
-                                       'pet_classifier.pixels.Squares._write': ('pixels.html#squares._write', 'pet_classifier/pixels.py'),
+                                       'pet_classifier.pixels.Squares._read': ('pixels.html#squares._read', 'pet_classifier/pixels.py'),
                                        'pet_classifier.pixels.Squares.fits': ('pixels.html#squares.fits', 'pet_classifier/pixels.py'),
                                        'pet_classifier.pixels.Squares.kept': ('pixels.html#squares.kept', 'pet_classifier/pixels.py'),
                                        'pet_classifier.pixels.Squares.path': ('pixels.html#squares.path', 'pet_classifier/pixels.py'),

@@ -127,7 +127,7 @@ def write_checked(
         for block in blocks:
             f.write(block)
             sums += crc32(block).to_bytes(4, 'little')
-        f.write(sums + _end(Path(path).name, size, length := f.tell(), sums))
+        f.write(sums + _end(Path(path).name, size, f.tell(), sums))
 
 def _sums(f, name):
     "(size of a block, size of the content, checksums) of the open file `f`; a `ValueError` if they are not whole"
@@ -148,7 +148,7 @@ def read_checked(
 ) -> np.ndarray: # uint8, one block behind the other
     "Read blocks of a file and check each; a `ValueError` if one is not what was written"
     path = Path(path)
-    with open(path, 'rb', buffering=0) as f:
+    with open(path, 'rb') as f:
         size, length, sums = _sums(f, path.name)
         numbers = range(len(sums)) if numbers is None else [int(i) for i in numbers]
         ends = [(i*size, min(length, (i+1)*size)) for i in numbers]
@@ -199,7 +199,7 @@ def cache_table() -> pd.DataFrame: # columns `kind`, `files`, `megabytes`
     return pd.DataFrame(rows, columns=['kind', 'files', 'megabytes']).groupby('kind', as_index=False).sum()
 
 def clear_cache() -> int: # bytes that were freed
-    "Delete all that lies in `computed_dir`; it is computed again when it is needed. Who is reading or writing there is not disturbed"
+    "Delete all that lies in `computed_dir`, which is computed again when it is needed; nobody who reads there is disturbed"
     remove_leftovers(computed_dir())
     freed = 0
     for when, size, file in _known():

@@ -236,7 +236,8 @@ def test_a_cache_folder_that_cannot_be_made_is_an_error_that_names_the_variable(
 
 
 MINE = ['.diary-20251126.txt', '.photos-20251126', '.tmpabc123', '.a-0123abcd', '.pet_classifier-tmp-mine', '.note-12345678.txt',
-        f'.pet_classifier-tmp-{leftovers._here()}-1-0123abcd-copy', f'.pet_classifier-tmp-{leftovers._here()}-{2**22+1}-0123abcd.txt']
+        f'.pet_classifier-tmp-{leftovers._here()}-1-0123abcd-copy',
+        f'.pet_classifier-tmp-{leftovers._here()}-{2**22+1}-0123abcd.txt']
 
 
 @pytest.mark.parametrize('name', MINE)

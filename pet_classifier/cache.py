@@ -155,7 +155,7 @@ def read_checked(
         data = np.empty(sum(b - a for a, b in ends), np.uint8)
         at = 0
         for i, (a, b) in zip(numbers, ends):
-            block = memoryview(data)[at:at+b-a]
+            block = data[at:at+b-a].data
             f.seek(a)
             if f.readinto(block) != b - a or crc32(block) != sums[i]: raise ValueError(f'{path.name} is damaged')
             at += b - a

@@ -114,7 +114,7 @@ def read_features(
     "The features in a file of `computed_dir`; none if there is no such file, or it is damaged"
     if (data := read_entry(name)) is None: return {}, None
     try:
-        with np.load(BytesIO(data), allow_pickle=False) as kept: ids, rows = kept['ids'], kept['features']
+        with np.load(BytesIO(data.tobytes()), allow_pickle=False) as kept: ids, rows = kept['ids'], kept['features']
     except (ValueError, LookupError, EOFError, BadZipFile): return {}, None
     return {bytes(i).hex(): n for n, i in enumerate(ids)}, torch.from_numpy(rows)
 

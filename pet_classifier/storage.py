@@ -63,7 +63,7 @@ def write_errors(
     "Inside, what the disk refuses becomes an error that names `path` and says what is there now."
     try: yield
     except OSError as e:
-        if e.errno not in _DISK: raise  # not the disk's: a download that failed, a picture that is none
+        if e.errno is None or e.errno not in _DISK: raise  # not the disk's: a download that failed, a picture that is none
         at = Path(e.filename).name if isinstance(e.filename, str) else ''
         why = os.strerror(e.errno) + (f" ('{printable(at)}')" if at not in ('', path.name) and not at.startswith('.') else '')
         kept = 'what was there is untouched' if path.exists() else 'nothing was left behind'

@@ -127,9 +127,12 @@ def _request(predictor, files, top, chunk):
 
 def _begin(folder, out, request, parts):
     "Note the `request` in `folder`, unless parts of another are there: then an error that says what differs"
-    done = sum(part.exists() for part in folder.glob('part-*.parquet'))
-    try: begun = json.loads((folder/'request.json').read_text(encoding='utf-8'))
-    except (OSError, ValueError): begun = {}
+    there = list(folder.glob('part-*.parquet'))
+    try: begun = dict(json.loads((folder/'request.json').read_text(encoding='utf-8')))
+    except (OSError, ValueError, TypeError): # of what is not known, nothing can be used
+        for part in there: part.unlink()
+        there, begun = [], {}
+    done = len(there)
     if done and begun != request:
         other = [k if len(str(v)) > 40 else f'{k} {begun.get(k)} (now {v})' for k, v in request.items() if begun.get(k) != v]
         raise FileExistsError(f"'{out.name}' was begun by another call, with another {', '.join(other)}; {done} parts of it are "

@@ -302,10 +302,13 @@ def test_answers_for_pictures_that_changed_meanwhile_are_not_kept(predictor, own
     again = Counting(predictor.bundle, 'torch', 'fp32')
     predict_table(again, own_files, tmp_path/name, chunk=5, say=lambda text: None)
     predict_table(predictor, own_files, tmp_path/f'whole-{name}', chunk=5)
-    assert (tmp_path/name).read_bytes() == (tmp_path/f'whole-{name}').read_bytes() and again.asked <= 15
+    read = pd.read_parquet if name == 'a.parquet' else pd.read_csv
+    assert again.asked <= 15  # and in batches of another size: the last digits may differ
+    pd.testing.assert_frame_equal(read(tmp_path/name), read(tmp_path/f'whole-{name}'), rtol=1e-4)
 
 
-@pytest.mark.parametrize('damage', [lambda d: d.replace(b'red', b'rad'), lambda d: d[:-1], lambda d: b'', lambda d: d[:99] + bytes(len(d)-99)])
+@pytest.mark.parametrize('damage', [lambda d: d.replace(b'red', b'rad'), lambda d: d[:-1], lambda d: b'',
+                                    lambda d: d[:99] + bytes(len(d)-99)])
 def test_a_damaged_part_is_predicted_anew(predictor, files, tmp_path, damage):
     stop(predictor, files, tmp_path/'a.csv')
     part = tmp_path/'.a.csv.parts'/'part-000001.parquet'
@@ -352,13 +355,14 @@ def test_a_fifo_is_refused_before_anything_is_computed(predictor, files, tmp_pat
 def test_a_class_that_no_file_can_hold_is_refused_before_anything_is_computed(predictor, files, tmp_path, monkeypatch):
     from dataclasses import replace
     monkeypatch.setattr(Predictor, 'scores', lambda *args: pytest.fail('computed'))
-    bundle = replace(predictor.bundle, config=predictor.bundle.config | dict(vocab=['a', 'b\ud800', 'c']))
-    with pytest.raises(ValueError, match=r"the class 'b\\ud800' is no text that UTF-8 can hold"):
-        tables._check_vocab(bundle.config['vocab'])
+    other = Predictor(replace(predictor.bundle, config=predictor.bundle.config | dict(vocab=['a', 'b\ud800', 'c'])), 'torch')
+    with pytest.raises(ValueError, match=r"the class 'b\\ud800' is no text"): predict_table(other, files, tmp_path/'a.csv')
+    assert left(tmp_path) == []
 
 
-@pytest.mark.parametrize('name, shown', [('=1+1.jpg', './=1+1.jpg'), ('-a.jpg', './-a.jpg'), ('@a.jpg', './@a.jpg'), ('a=1.jpg', 'a=1.jpg')])
-def test_no_file_name_is_a_formula_in_a_csv_and_it_still_names_the_file(predictor, tiny_folder, tmp_path, monkeypatch, name, shown):
+@pytest.mark.parametrize('name, shown', [('=1+1.jpg', './=1+1.jpg'), ('-a.jpg', './-a.jpg'), ('@a.jpg', './@a.jpg'),
+                                         ('a=1.jpg', 'a=1.jpg')])
+def test_no_file_name_is_a_formula_in_a_csv_and_still_names_the_file(predictor, tiny_folder, tmp_path, monkeypatch, name, shown):
     monkeypatch.chdir(tmp_path)
     (tmp_path/name).write_bytes(next(tiny_folder.iterdir()).read_bytes())
     for out in 'a.csv', 'a.parquet': assert predict_table(predictor, [name], out) == 0
@@ -366,7 +370,8 @@ def test_no_file_name_is_a_formula_in_a_csv_and_it_still_names_the_file(predicto
     assert pd.read_parquet('a.parquet').file.tolist() == [name]
 
 
-@pytest.mark.parametrize('label, shown', [('=cmd|x', "'=cmd|x"), ('+a', "'+a"), ('@SUM(1)', "'@SUM(1)"), ('-1', '-1'), ('+3.5', '+3.5'), ('a-b', 'a-b')])
+@pytest.mark.parametrize('label, shown', [('=cmd|x', "'=cmd|x"), ('+a', "'+a"), ('@SUM(1)', "'@SUM(1)"),
+                                          ('-1', '-1'), ('+3.5', '+3.5'), ('a-b', 'a-b')])
 def test_no_label_is_a_formula_and_numbers_stay(label, shown):
     rows = pd.DataFrame(dict(file=['a'], label=[label], label2=[label]))
     assert tables._no_formulas(rows)[['label', 'label2']].values.tolist() == [[shown]*2]

@@ -10,6 +10,7 @@ __all__ = ['Engine', 'ENGINES', 'NEEDS', 'MANY', 'torch_engine', 'openvino_engin
 import copy
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from hashlib import sha256
 from importlib.util import find_spec
@@ -21,14 +22,13 @@ from typing import TypeAlias
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import load, save
 from torch import nn
 
 from .bundle import Bundle
-from .cache import computed_dir, make_room, touch
+from .cache import read_entry, write_entry
 from .onnx_file import Answers, onnx_bytes, plain_answers
 from .precision import PRECISIONS, has_bf16, set_precision
-from .storage import replacing
 
 # %% ../nbs/11b_engine.ipynb #579de7f2
 Engine: TypeAlias = Callable[[torch.Tensor], np.ndarray] # uint8 pictures (n x 3 x size x size) -> scores (n x classes)
@@ -67,16 +67,11 @@ def _kept(kind, version, bundle, convert):
     "What `convert` makes of `bundle`, arrays of bytes by name, from the cache if it is there"
     facts = ('scores', version, bundle.size, *(bundle.config[k] for k in ('arch', 'head', 'mean', 'std', 'sha256')))
     name = f'{kind}-{sha256(repr(facts).encode()).hexdigest()[:32]}.safetensors'
-    try: kept = load_file(computed_dir()/name)
-    except (OSError, SafetensorError): kept = None
-    if kept:
-        touch(computed_dir()/name)
-        return kept
+    if (data := read_entry(name)) is not None:
+        with suppress(SafetensorError): return load(data.tobytes())
     made = convert(bundle)
-    try:
-        if make_room(sum(part.size for part in made.values())):
-            with replacing(computed_dir()/name) as temporary: temporary.write_bytes(save(made))
-    except OSError as e: warnings.warn(f'the converted network is not kept: {e}', stacklevel=2)
+    data = save(made)
+    write_entry(name, [data], len(data), what='the converted network is not kept')
     return made
 
 def _check_precision(precision):

@@ -7,9 +7,9 @@ __all__ = ['split_head', 'evaluating', 'body_rows', 'picture_features', 'fingerp
            'write_features', 'kept_features', 'give_features', 'cached_features']
 
 # %% ../nbs/07_features.ipynb #ac259218
-import warnings
 from contextlib import contextmanager
 from hashlib import sha256
+from io import BytesIO
 from itertools import takewhile
 from zipfile import BadZipFile
 
@@ -25,12 +25,11 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from .augment import Augment
-from .cache import computed_dir, make_room, picture_ids, touch
+from .cache import picture_ids, read_entry, write_entry
 from .device import fast_math, send
 from .learner import UnitLength
 from .pixels import read_squares
 from .precision import Network
-from .storage import replacing
 
 # %% ../nbs/07_features.ipynb #2adad607
 def split_head(
@@ -112,11 +111,11 @@ def features_name(
 def read_features(
     name:str, # as `features_name` gives it
 ) -> tuple: # (id of the picture -> number of the row, rows)
-    "The features in a file of `computed_dir`; none if there is no such file, or it is broken"
+    "The features in a file of `computed_dir`; none if there is no such file, or it is damaged"
+    if (data := read_entry(name)) is None: return {}, None
     try:
-        with np.load(computed_dir()/name, allow_pickle=False) as kept: ids, rows = kept['ids'], kept['features']
-    except (OSError, ValueError, LookupError, EOFError, BadZipFile): return {}, None
-    touch(computed_dir()/name)
+        with np.load(BytesIO(data.tobytes()), allow_pickle=False) as kept: ids, rows = kept['ids'], kept['features']
+    except (ValueError, LookupError, EOFError, BadZipFile): return {}, None
     return {bytes(i).hex(): n for n, i in enumerate(ids)}, torch.from_numpy(rows)
 
 def write_features(
@@ -125,12 +124,9 @@ def write_features(
     rows:torch.Tensor, # a row a picture
 ):
     "Write features into a file of `computed_dir`, or warn that it could not be done"
-    try:
-        if not make_room(rows.numel()*4):
-            raise OSError('there is no room for them in the cache (PET_CLASSIFIER_CACHE_GB sets its limit)')
-        numbers = np.array([list(bytes.fromhex(i)) for i in ids], np.uint8)
-        with replacing(computed_dir()/name) as temporary: np.savez(temporary, ids=numbers, features=rows.numpy())
-    except OSError as e: warnings.warn(f'the features of {len(ids)} pictures are not kept on disk: {e}', stacklevel=3)
+    data = BytesIO()
+    np.savez(data, ids=np.array([list(bytes.fromhex(i)) for i in ids], np.uint8), features=rows.numpy())
+    write_entry(name, [data.getbuffer()], data.tell(), what=f'the features of {len(ids)} pictures are not kept on disk')
 
 def kept_features(
     learn:Learner, # as `pet_learner` makes it

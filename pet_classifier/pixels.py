@@ -21,10 +21,9 @@ from PIL import Image
 from torch.nn.functional import interpolate
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from .cache import computed_dir, make_room, picture_ids, touch
+from .cache import computed_dir, picture_ids, read_entry, write_entry
 from .device import has_room, send
 from .images import _BROKEN, _LIMIT, _UPRIGHT, ImageProblem, _rgb, _source, open_image
-from .storage import replacing
 
 # %% ../nbs/04a_pixels.ipynb #826b776c
 def _plain_jpeg(source):
@@ -139,34 +138,22 @@ class Squares:
     @cached_property
     def path(self) -> Path|None: # None: there is no room for one
         "The file with all squares, made and checked when it is first asked for"
-        name = sha256('\n'.join([str(self.size), *picture_ids(self.files)]).encode()).hexdigest()
-        path = computed_dir()/f'squares-{name[:32]}.npy'
-        if self._is_good(path):
-            touch(path)
-            return path
-        try:
-            if make_room(len(self)*3*self.size**2):
-                self._write(path)
-                return path
-            why = 'there is no room for them in the cache (PET_CLASSIFIER_CACHE_GB sets its limit)'
-        except OSError as e: why = str(e)
-        warnings.warn(f'{len(self)} decoded pictures are not kept, and will be decoded each time: {why}', stacklevel=2)
-        return None
+        facts = '\n'.join([str(self.size), *picture_ids(self.files)])
+        name, size = f'squares-{sha256(facts.encode()).hexdigest()[:32]}.bin', 3*self.size**2
+        if self._is_good(name): return computed_dir()/name
+        blocks = (square.tobytes() for i in range(0, len(self), 64) for square in self._read(range(len(self))[i:i+64]).numpy())
+        what = f'{len(self)} decoded pictures are not kept, and will be decoded each time'
+        return computed_dir()/name if write_entry(name, blocks, size, len(self), what) else None
 
-    def _is_good(self, path):
-        "Does the file at `path` hold these squares? Tried on three of them"
-        try: kept = np.load(path, mmap_mode='r')
-        except (OSError, ValueError, EOFError): return False # not there, or cut off
-        if kept.shape != (len(self), self.size, self.size, 3) or kept.dtype != np.uint8: return False
+    def _read(self, numbers):
+        "The squares with these `numbers`, decoded; height and width before the colours"
+        return read_squares([self.files[i] for i in numbers], self.size).permute(0, 2, 3, 1)
+
+    def _is_good(self, name):
+        "Does the file of that `name` hold these squares, as they are decoded now? Tried on three of them"
         tried = [0, len(self)//2, len(self)-1]
-        return np.array_equal(kept[tried], read_squares([self.files[i] for i in tried], self.size).permute(0, 2, 3, 1))
-
-    def _write(self, path):
-        header = dict(descr='|u1', fortran_order=False, shape=(len(self), self.size, self.size, 3))
-        with replacing(path) as temporary, open(temporary, 'wb') as f:
-            np.lib.format.write_array_header_1_0(f, header)
-            for i in range(0, len(self), 64):
-                f.write(read_squares(self.files[i:i+64], self.size).permute(0, 2, 3, 1).numpy().tobytes())
+        kept = read_entry(name, tried)
+        return kept is not None and np.array_equal(kept, self._read(tried).numpy().ravel())
 
     @cached_property
     def fits(self) -> bool:
@@ -177,8 +164,9 @@ class Squares:
     def kept(self) -> torch.Tensor|None: # uint8, pictures x size x size x 3; None: they are not kept on a device
         "All squares, on their device"
         if not self.fits: return None
-        if self.path is None: return read_squares(self.files, self.size).permute(0, 2, 3, 1).to(self.device)
-        return torch.from_numpy(np.load(self.path, mmap_mode='c')).to(self.device, copy=True)
+        kept = torch.empty(len(self), self.size, self.size, 3, dtype=torch.uint8, device=self.device)
+        for i in range(0, len(self), 256): kept[i:i+256] = self._fetched(range(len(self))[i:i+256]).permute(0, 2, 3, 1)
+        return kept
 
     def __getitem__(self,
         numbers, # of pictures: a list, or an int64 tensor on the device on which they are kept
@@ -190,7 +178,9 @@ class Squares:
         return squares if self.device is None else send(squares, self.device)
 
     def _fetched(self, numbers):
+        kept = None if self.path is None else read_entry(self.path.name, numbers)
+        if kept is not None: return torch.from_numpy(kept).view(len(numbers), self.size, self.size, 3).permute(0, 3, 1, 2)
         if self.path is not None:
-            try: return torch.from_numpy(np.load(self.path, mmap_mode='r')[numbers]).permute(0, 3, 1, 2)
-            except FileNotFoundError: pass # the cache was cleared meanwhile
-        return read_squares([self.files[i] for i in numbers], self.size)
+            warnings.warn('decoded pictures in the cache were damaged or deleted, and are made anew', stacklevel=2)
+            del self.path # made anew when it is asked for next
+        return self._read(numbers).permute(0, 3, 1, 2)

@@ -149,7 +149,8 @@ def test_fastais_head_pools_without_unit_length_and_has_features_of_its_own(lear
     assert torch.allclose(ours, (10*halves/halves.norm(dim=2, keepdim=True)).flatten(1), atol=1e-4)
 
 
-@pytest.mark.parametrize('spoilt', [lambda data: b'', lambda data: data[:100], lambda data: data[:-1], lambda data: b'x' + data])
+@pytest.mark.parametrize('spoilt', [lambda data: b'', lambda data: data[:100], lambda data: data[:-1], lambda data: b'x' + data,
+                                    lambda data: data[:300] + b'x' + data[301:], lambda data: bytes(len(data))])
 def test_a_broken_file_is_replaced(learner, computed, files, fresh_cache, spoilt):
     learn = learner()
     rows = kept_features(learn, files)
@@ -180,8 +181,8 @@ def test_without_room_there_is_a_warning_and_the_right_result(learner, computed,
 
 
 def test_a_disk_that_refuses_is_a_warning_and_leaves_nothing(learner, computed, files, fresh_cache, monkeypatch):
-    def full(fd): raise OSError(28, 'No space left on device')
-    monkeypatch.setattr('os.fsync', full)
+    def full(*args): raise OSError(28, 'No space left on device')
+    monkeypatch.setattr('os.replace', full)
     with pytest.warns(UserWarning, match='not kept on disk: .*No space left'): rows = kept_features(learner(), files)
     assert torch.equal(rows, picture_features(learner(), files))
     assert not list(fresh_cache.iterdir())

@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import tracemalloc
+import warnings
 
 import numpy as np
 import pytest
@@ -222,7 +223,7 @@ def test_a_truncated_or_foreign_file_is_made_anew(files, fresh_cache, spoilt):
                          ids=['dtype', 'order', 'count', 'object'])
 def test_an_array_of_another_kind_is_made_anew(files, fresh_cache, kept):
     path = Squares(files, 16).path
-    np.save(path, kept, allow_pickle=True)
+    with open(path, 'wb') as f: np.save(f, kept, allow_pickle=True)
     assert right(Squares(files, 16), range(7))
 
 
@@ -236,8 +237,8 @@ def test_without_room_there_is_a_warning_and_the_right_pixels(files, counted, mo
 
 
 def test_a_disk_that_refuses_is_a_warning_and_leaves_nothing(files, monkeypatch, fresh_cache):
-    def full(fd): raise OSError(28, 'No space left on device')
-    monkeypatch.setattr('os.fsync', full)
+    def full(*args): raise OSError(28, 'No space left on device')
+    monkeypatch.setattr('os.replace', full)
     with pytest.warns(UserWarning, match='not kept.*No space left'): assert right(Squares(files, 16))
     assert not list(fresh_cache.iterdir())
 
@@ -245,8 +246,52 @@ def test_a_disk_that_refuses_is_a_warning_and_leaves_nothing(files, monkeypatch,
 def test_cleared_while_in_use_the_pixels_are_right(files, fresh_cache):
     squares = Squares(files, 16)
     assert right(squares) and clear_cache() > 0
-    assert right(squares) and right(squares, range(7))
-    assert right(Squares(files, 16)) and len(list(fresh_cache.iterdir())) == 1
+    with pytest.warns(UserWarning, match='were damaged or deleted, and are made anew'): assert right(squares)
+    assert right(squares, range(7)) and right(Squares(files, 16)) and len(list(fresh_cache.iterdir())) == 1
+
+
+def make_a_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+DAMAGE = {'cut': lambda f: f.write_bytes(f.read_bytes()[:900]), 'emptied': lambda f: f.write_bytes(b''),
+          'deleted': lambda f: f.unlink(), 'a folder': make_a_folder, 'zeroed': lambda f: f.write_bytes(bytes(f.stat().st_size)),
+          'one bit': lambda f: f.write_bytes(f.read_bytes()[:700] + b'x' + f.read_bytes()[701:])}
+
+
+@pytest.mark.parametrize('damage', DAMAGE)
+@pytest.mark.parametrize('device', [None, torch.device('cpu')])
+def test_damaged_in_the_middle_of_a_training_the_pixels_are_right(files, fresh_cache, damage, device):
+    squares = Squares(files, 16, device)
+    path = squares.path
+    DAMAGE[damage](path)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        for _ in range(2): assert torch.equal(squares[list(range(7))], read_squares(files, 16))
+    said = [str(w.message) for w in said if w.category is UserWarning]
+    assert 1 <= len(said) <= 2 and 'made anew' in said[0]
+    if damage != 'a folder': assert right(Squares(files, 16)) and path.is_file()
+
+
+def test_entries_that_changed_places_are_noticed(files, fresh_cache):
+    a, b = Squares(files, 16), Squares(files[::-1], 16)
+    one, other = a.path.read_bytes(), b.path.read_bytes()
+    a.path.write_bytes(other)
+    b.path.write_bytes(one)
+    with pytest.warns(UserWarning, match='made anew'): assert right(a, range(7)) and right(b, range(7))
+
+
+@pytest.mark.parametrize('bad', ['file/cache', '~nobody-of-this-name/cache'])
+def test_without_a_cache_folder_there_is_one_warning_and_the_right_pixels(files, tmp_path, monkeypatch, bad):
+    (tmp_path/'file').touch()
+    monkeypatch.setenv('PET_CLASSIFIER_CACHE', str(tmp_path/bad) if bad[0] != '~' else bad)
+    squares = Squares(files, 16)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        assert right(squares) and right(squares, range(7))
+    said, = [str(w.message) for w in said if w.category is UserWarning]
+    assert '7 decoded pictures are not kept' in said and 'PET_CLASSIFIER_CACHE' in said and '\n' not in said
 
 
 def test_a_broken_picture_is_named_and_leaves_no_file(files, fresh_cache):

@@ -7,7 +7,17 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pet_classifier.storage import cache_dir, replacing, replacing_dir, write_csv, write_json, write_text
+from pet_classifier import leftovers, storage
+from pet_classifier.storage import (
+    cache_dir,
+    printable,
+    remove_leftovers,
+    replacing,
+    replacing_dir,
+    write_csv,
+    write_json,
+    write_text,
+)
 
 
 def names(folder): return sorted(f.name for f in folder.iterdir())
@@ -32,11 +42,11 @@ def test_cache_dir_by_default_is_the_users(tmp_path, monkeypatch):
     assert cache_dir() == tmp_path/'pet_classifier'
 
 
-def test_replacing_gives_a_path_beside_with_the_same_suffix(tmp_path):
+def test_replacing_gives_a_path_beside_with_the_same_name(tmp_path):
     file = tmp_path/'new'/'weights.safetensors'
     with replacing(file) as p:
-        assert (p.parent, p.suffix) == (file.parent, '.safetensors')
-        assert p.name.startswith('.') and not file.exists()
+        assert (p.parent.parent, p.name) == (file.parent, file.name)
+        assert p.parent.name.startswith('.') and not file.exists()
         p.write_bytes(b'1')
     assert file.read_bytes() == b'1' and names(file.parent) == [file.name]
 
@@ -158,6 +168,7 @@ def test_replacing_dir_puts_the_old_folder_back_when_the_move_fails(tmp_path, mo
         if len(calls) == 2: raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         replace(a, b)
     monkeypatch.setattr(os, 'replace', second_fails)
+    monkeypatch.setattr(storage, '_exchange', lambda a, b: False)
     with pytest.raises(PermissionError, match='untouched'):
         with replacing_dir(tmp_path/'model') as d: (d/'new').touch()
     assert names(tmp_path) == ['model'] and names(tmp_path/'model') == ['old']
@@ -199,3 +210,158 @@ def test_write_csv_brings_every_name_back(tmp_path):
     assert b'\r\n' not in (tmp_path/'a.csv').read_bytes()
     back = pd.read_csv(tmp_path/'a.csv', keep_default_na=False, encoding_errors='surrogateescape')
     assert back.file.tolist() == ODD and list(back) == ['file', 'p']
+
+
+SHOWN = {
+    'two\nlines': r'two\nlines', 'red\x1b[31m': r'red\x1b[31m', 'gpj.\u202etac': r'gpj.\u202etac', 'caf\udce9': r'caf\xe9',
+    'a\ud800': r'a\ud800', 'a\u2028b\x85\x7f\x00\ufeff': r'a\u2028b\x85\x7f\x00\ufeff',
+    **dict.fromkeys(['柴犬 🐕\u200d🦺 é\xa0\u3000ß', 'می\u200cخواهم'])}
+
+
+@pytest.mark.parametrize('text', SHOWN)
+def test_a_name_is_shown_in_one_harmless_line(text):
+    shown = SHOWN[text] or text
+    assert printable(text) == shown and printable(Path('x')/text) == f'x{os.sep}{shown}'
+    assert printable(text).encode() and len(printable(text).splitlines()) == 1
+
+
+@pytest.mark.parametrize('variable', ['file/cache', '~nobody-of-this-name/cache', None])
+def test_a_cache_folder_that_cannot_be_made_is_an_error_that_names_the_variable(tmp_path, monkeypatch, variable):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/'file').touch()
+    monkeypatch.setenv('PET_CLASSIFIER_CACHE', variable or '')
+    monkeypatch.setattr(storage, 'user_cache_dir', lambda *args, **kwargs: '~nobody-of-this-name/.cache')  # no home
+    with pytest.raises(OSError, match='cannot make the cache folder .*PET_CLASSIFIER_CACHE'): cache_dir()
+    assert names(tmp_path) == ['file']
+
+
+MINE = ['.diary-20251126.txt', '.photos-20251126', '.tmpabc123', '.a-0123abcd', '.pet_classifier-tmp-mine', '.note-12345678.txt',
+        f'.pet_classifier-tmp-{leftovers._here()}-1-0123abcd-copy',
+        f'.pet_classifier-tmp-{leftovers._here()}-{2**22+1}-0123abcd.txt']
+
+
+@pytest.mark.parametrize('name', MINE)
+def test_no_file_of_the_users_own_is_ever_deleted(tmp_path, name):
+    for folder in tmp_path, tmp_path/'sub':
+        folder.mkdir(exist_ok=True)
+        (folder/name).mkdir() if name.endswith(('26', 'd')) else (folder/name).write_text('mine')
+    write_text(tmp_path/'a.txt', 'new')
+    remove_leftovers(tmp_path)
+    assert (tmp_path/name).exists() and (tmp_path/'sub'/name).exists()
+
+
+def left_by(folder, where=None, pid=2**22+1, age=0):
+    "What a process `pid` left in `folder`, `age` seconds ago"
+    place = folder/f'{leftovers._MARK}{where or leftovers._here()}-{pid}-0123abcd'
+    place.mkdir(parents=True)
+    (place/'a.txt').write_text('half')
+    os.utime(place, (place.stat().st_mtime - age,)*2)
+    return place
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='a process cannot be asked whether it lives')
+@pytest.mark.parametrize('kwargs, stays', [(dict(), False), (dict(pid=os.getpid(), age=10**6), True), (dict(where='0'*8), True),
+                                           (dict(where='0'*8, age=90_000), False), (dict(pid=2**80), True)])
+def test_what_a_dead_process_left_goes_at_the_next_write(tmp_path, kwargs, stays):
+    near, deep = left_by(tmp_path, **kwargs), left_by(tmp_path/'sub', **kwargs)
+    write_text(tmp_path/'b.txt', 'new')
+    assert near.exists() == stays and deep.exists()
+    remove_leftovers(tmp_path)
+    assert near.exists() == deep.exists() == stays
+
+
+def test_a_link_of_that_name_is_not_followed(tmp_path):
+    (tmp_path/'mine').mkdir()
+    (tmp_path/'mine'/'thesis').touch()
+    link = tmp_path/f'{leftovers._MARK}{leftovers._here()}-{2**22+1}-0123abcd'
+    link.symlink_to(tmp_path/'mine')
+    remove_leftovers(tmp_path)
+    assert (tmp_path/'mine'/'thesis').exists() and link.is_symlink()
+
+
+posix = pytest.mark.skipif(os.name == 'nt', reason='Windows has no such modes')
+
+
+@posix
+@pytest.mark.parametrize('mode', [0o600, 0o640, 0o664, 0o444, 0o200])
+def test_a_file_keeps_its_mode(tmp_path, mode):
+    write_text(tmp_path/'a.txt', 'old')
+    (tmp_path/'a.txt').chmod(mode)
+    with replacing(tmp_path/'a.txt') as p:
+        p.write_text('new')
+        assert p.parent.stat().st_mode & 0o777 == 0o700  # nobody else reads it meanwhile
+    assert (tmp_path/'a.txt').stat().st_mode & 0o7777 == mode
+    (tmp_path/'a.txt').chmod(0o600)
+    assert (tmp_path/'a.txt').read_text() == 'new'
+
+
+@posix
+def test_a_folder_and_its_files_keep_their_modes_and_new_ones_honour_the_umask(tmp_path):
+    old = os.umask(0o027)
+    try:
+        for text in 'old', 'new':
+            with replacing_dir(tmp_path/'model') as d:
+                for name in 'a', 'b':
+                    (d/name).mkdir()
+                    (d/name/'x').write_text(text)
+            if text == 'old':
+                for path, mode in ('', 0o700), ('a', 0o711), ('a/x', 0o600): (tmp_path/'model'/path).chmod(mode)
+    finally: os.umask(old)
+    modes = {p: (tmp_path/'model'/p).stat().st_mode & 0o777 for p in ('', 'a', 'a/x', 'b', 'b/x')}
+    assert modes == {'': 0o700, 'a': 0o711, 'a/x': 0o600, 'b': 0o750, 'b/x': 0o640}
+    assert (tmp_path/'model'/'a'/'x').read_text() == 'new'
+
+
+@pytest.mark.skipif(not hasattr(os, 'geteuid') or os.geteuid() != 0, reason='only root can give files away')
+def test_a_file_keeps_its_owner(tmp_path):
+    write_text(tmp_path/'a.txt', 'old')
+    os.chown(tmp_path/'a.txt', 12345, 12346)
+    write_text(tmp_path/'a.txt', 'new')
+    s = (tmp_path/'a.txt').stat()
+    assert (s.st_uid, s.st_gid) == (12345, 12346)
+
+
+@posix
+@pytest.mark.parametrize('make, kind', [(os.mkfifo, 'fifo'), (lambda f: os.mknod(f, 0o20600, os.makedev(1, 3)), 'char device')])
+def test_a_fifo_or_a_device_is_not_replaced(tmp_path, make, kind):
+    try: make(tmp_path/'a.csv')
+    except PermissionError: pytest.skip('only root can make a device')
+    before = (tmp_path/'a.csv').lstat()
+    with pytest.raises(OSError, match=f"a.csv' is a {kind}, which a file would replace; give another name"):
+        write_csv(tmp_path/'a.csv', pd.DataFrame({'x': [1]}))
+    assert (tmp_path/'a.csv').lstat() == before and names(tmp_path) == ['a.csv']
+
+
+@posix
+@pytest.mark.parametrize('exchange', [True, False])
+@pytest.mark.parametrize('calls', [1, 2])
+def test_a_folder_is_old_or_new_and_never_gone_after_a_kill(tmp_path, monkeypatch, exchange, calls):
+    with replacing_dir(tmp_path/'model') as d: (d/'a').write_text('old')
+    if not exchange: monkeypatch.setattr(storage, '_exchange', lambda a, b: False)
+    if (pid := os.fork()) == 0:
+        really, n = os.replace, [0]
+        def replace(a, b):
+            n[0] += 1
+            if n[0] == calls: os.kill(os.getpid(), 9)
+            return really(a, b)
+        os.replace = replace
+        with replacing_dir(tmp_path/'model') as d: (d/'a').write_text('new')
+        os._exit(0)
+    os.waitpid(pid, 0)
+    if exchange and (tmp_path/'model').exists(): assert (tmp_path/'model'/'a').read_text() in ('old', 'new')
+    else: remove_leftovers(tmp_path)  # the next start
+    assert (tmp_path/'model'/'a').read_text() == ('new' if exchange else 'old')
+    with replacing_dir(tmp_path/'model') as d: (d/'a').write_text('newer')
+    assert names(tmp_path) == ['model'] and (tmp_path/'model'/'a').read_text() == 'newer'
+
+
+def test_a_lock_that_another_machine_left_is_named_with_the_way_out(tmp_path):
+    with storage.sole_owner(tmp_path, 'the table'):
+        with pytest.raises(BlockingIOError, match=f"another process is writing the table: wait .*delete '{tmp_path}/.lock'"):
+            with storage.sole_owner(tmp_path, 'the table'): pass
+
+
+def test_a_cache_file_is_not_flushed(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, 'fsync', lambda fd: pytest.fail('flushed'))
+    with replacing(tmp_path/'a', sync=False) as p: p.write_text('x')
+    assert (tmp_path/'a').read_text() == 'x'

@@ -273,3 +273,105 @@ def test_a_bar_on_a_terminal_only(predictor, files, tmp_path, capsys, monkeypatc
 def test_a_loaded_bundle_is_the_same_request(predictor, bundle, files, tmp_path):
     stop(predictor, files, tmp_path/'a.csv')
     assert predict_table(Predictor(load_bundle(bundle), 'torch', 'fp32'), files, tmp_path/'a.csv', chunk=8) == 3
+
+
+CHANGES = {  # what somebody does to a picture between a run that was killed and the one that goes on
+    'edited': lambda f, other: f.write_bytes(other.read_bytes()), 'gone': lambda f, other: f.unlink(),
+    'broken': lambda f, other: f.write_bytes(b'no picture'), 'back': lambda f, other: None,
+    'of equal size and time': lambda f, other: (f.write_bytes(b'x'*f.stat().st_size), os.utime(f, ns=(10**18, 10**18)))}
+
+
+@pytest.fixture
+def own_files(tiny_folder, tmp_path):
+    (tmp_path/'own').mkdir()
+    for f in tiny_folder.iterdir():
+        (tmp_path/'own'/f.name).write_bytes(f.read_bytes())
+        os.utime(tmp_path/'own'/f.name, ns=(10**18, 10**18))
+    return [*sorted((tmp_path/'own').iterdir()), tmp_path/'own'/'later.jpg']
+
+
+@pytest.mark.parametrize('change', CHANGES)
+@pytest.mark.parametrize('name', ['a.csv', 'a.parquet'])
+def test_answers_for_pictures_that_changed_meanwhile_are_not_kept(predictor, own_files, tmp_path, change, name):
+    own_files = [own_files[-1], *own_files[:-1]]  # 'later.jpg', which is not there, stands in the first part
+    stopped = Counting(predictor.bundle, 'torch', 'fp32')
+    stopped.most = 8
+    with pytest.raises(KeyboardInterrupt): predict_table(stopped, own_files, tmp_path/name, chunk=5)
+    if change == 'back': own_files[0].write_bytes(own_files[9].read_bytes())
+    else: CHANGES[change](own_files[2], own_files[9])
+    again = Counting(predictor.bundle, 'torch', 'fp32')
+    predict_table(again, own_files, tmp_path/name, chunk=5, say=lambda text: None)
+    predict_table(predictor, own_files, tmp_path/f'whole-{name}', chunk=5)
+    read = pd.read_parquet if name == 'a.parquet' else pd.read_csv
+    assert again.asked <= 15  # and in batches of another size: the last digits may differ
+    pd.testing.assert_frame_equal(read(tmp_path/name), read(tmp_path/f'whole-{name}'), rtol=1e-4)
+
+
+@pytest.mark.parametrize('damage', [lambda d: d.replace(b'red', b'rad'), lambda d: d[:-1], lambda d: b'',
+                                    lambda d: d[:99] + bytes(len(d)-99)])
+def test_a_damaged_part_is_predicted_anew(predictor, files, tmp_path, damage):
+    stop(predictor, files, tmp_path/'a.csv')
+    part = tmp_path/'.a.csv.parts'/'part-000001.parquet'
+    before, again = part.read_bytes(), Counting(predictor.bundle, 'torch', 'fp32')
+    part.write_bytes(damage(before))
+    assert part.read_bytes() != before
+    predict_table(again, files, tmp_path/'a.csv', chunk=8, say=lambda text: None)
+    predict_table(predictor, files, tmp_path/'b.csv', chunk=8)
+    assert (tmp_path/'a.csv').read_bytes() == (tmp_path/'b.csv').read_bytes() and 47 - 25 < again.asked < 47
+
+
+def test_a_link_in_the_place_of_the_parts_is_not_written_through(predictor, files, tmp_path):
+    (tmp_path/'theirs').mkdir()
+    (tmp_path/'.a.csv.parts').symlink_to(tmp_path/'theirs')
+    with pytest.raises(FileExistsError, match='is a link, or somebody else'): predict_table(predictor, files, tmp_path/'a.csv')
+    assert left(tmp_path/'theirs') == [] and left(tmp_path) == ['.a.csv.parts', 'theirs']
+
+
+@pytest.mark.skipif(not hasattr(os, 'geteuid') or os.geteuid() != 0, reason='only root can give a folder away')
+def test_a_folder_of_parts_that_somebody_else_has_made_is_refused(predictor, files, tmp_path):
+    (tmp_path/'.a.csv.parts').mkdir()
+    os.chown(tmp_path/'.a.csv.parts', 12345, 12345)
+    with pytest.raises(FileExistsError, match='somebody else'): predict_table(predictor, files, tmp_path/'a.csv')
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='Windows has no such modes')
+def test_what_only_its_owner_may_read_stays_so_on_the_way_too(predictor, files, tmp_path):
+    (tmp_path/'a.csv').touch()
+    (tmp_path/'a.csv').chmod(0o600)
+    stop(predictor, files, tmp_path/'a.csv')
+    assert (tmp_path/'.a.csv.parts').stat().st_mode & 0o777 == 0o700
+    predict_table(predictor, files, tmp_path/'a.csv', chunk=8, say=lambda text: None)
+    assert (tmp_path/'a.csv').stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='no FIFO here')
+def test_a_fifo_is_refused_before_anything_is_computed(predictor, files, tmp_path, monkeypatch):
+    monkeypatch.setattr(Predictor, 'scores', lambda *args: pytest.fail('computed'))
+    os.mkfifo(tmp_path/'a.csv')
+    with pytest.raises(OSError, match='is a fifo'): predict_table(predictor, files, tmp_path/'a.csv')
+    assert left(tmp_path) == ['a.csv']
+
+
+def test_a_class_that_no_file_can_hold_is_refused_before_anything_is_computed(predictor, files, tmp_path, monkeypatch):
+    from dataclasses import replace
+    monkeypatch.setattr(Predictor, 'scores', lambda *args: pytest.fail('computed'))
+    other = Predictor(replace(predictor.bundle, config=predictor.bundle.config | dict(vocab=['a', 'b\ud800', 'c'])), 'torch')
+    with pytest.raises(ValueError, match=r"the class 'b\\ud800' is no text"): predict_table(other, files, tmp_path/'a.csv')
+    assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize('name, shown', [('=1+1.jpg', './=1+1.jpg'), ('-a.jpg', './-a.jpg'), ('@a.jpg', './@a.jpg'),
+                                         ('a=1.jpg', 'a=1.jpg')])
+def test_no_file_name_is_a_formula_in_a_csv_and_still_names_the_file(predictor, tiny_folder, tmp_path, monkeypatch, name, shown):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/name).write_bytes(next(tiny_folder.iterdir()).read_bytes())
+    for out in 'a.csv', 'a.parquet': assert predict_table(predictor, [name], out) == 0
+    assert pd.read_csv('a.csv').file.tolist() == [shown] and os.path.exists(shown)
+    assert pd.read_parquet('a.parquet').file.tolist() == [name]
+
+
+@pytest.mark.parametrize('label, shown', [('=cmd|x', "'=cmd|x"), ('+a', "'+a"), ('@SUM(1)', "'@SUM(1)"),
+                                          ('-1', '-1'), ('+3.5', '+3.5'), ('a-b', 'a-b')])
+def test_no_label_is_a_formula_and_numbers_stay(label, shown):
+    rows = pd.DataFrame(dict(file=['a'], label=[label], label2=[label]))
+    assert tables._no_formulas(rows)[['label', 'label2']].values.tolist() == [[shown]*2]

@@ -28,14 +28,14 @@ from .doubts import DOUBTS, doubtful_labels, duplicate_pairs
 from .features import kept_features
 from .guard import refuse_unknown
 from .head import fit_head
-from .images import check_images, list_images, listed, other_files
+from .images import listed, other_files
 from .interpret import PetInterpretation, interpret, save_predictions
-from .labels import PETS_PATTERN, label_by_folder, label_by_name, preview_pattern
 from .learner import check_arch, computes_on, pet_learner
 from .loaders import loaders
 from .lr import find_lr
 from .progress import history
 from .report import write_report
+from .sources import labelled_images
 from .splits import load_split, official_split, random_split, save_split
 from .storage import _LOCK, is_leftover, remove_leftovers, replacing, sole_owner, write_csv, write_json
 from .training import check_rates, fine_tune, load_stage, save_stage, stage_file
@@ -43,20 +43,11 @@ from .unknown import none_threshold
 
 # %% ../nbs/13a_run.ipynb #78e6960f
 def labelled_table(
-    data, # a folder, or one of the data set names
-    pattern:str|None=None, # for the files' names; None: the names of the folders if there are several, else `PETS_PATTERN`
+    data, # as `labelled_images` takes it
+    pattern:str|None=None, # as `labelled_images` takes it
 ) -> tuple: # (the labelled table, DataFrame `file`, `problem` of what was set aside)
-    "The labelled table of the pictures in `data`, and what could not be opened"
-    path = Path(dataset(data))
-    files = list_images(path)
-    broken = check_images(files)
-    good = [f for f in files if f not in set(broken.file)]
-    folders = {f.parent for f in good}
-    several = len({folder.name for folder in folders}) > 1
-    if pattern is None and path not in folders and (several or not preview_pattern(good, PETS_PATTERN).matched.all()):
-        table = label_by_folder(path)
-        return table[~table.file.isin(broken.file)].reset_index(drop=True), broken
-    return label_by_name(good, pattern or PETS_PATTERN), broken
+    "Return the labelled table of the images in `data`, and what could not be opened; `labelled_images` tells more"
+    return labelled_images(data, pattern)[:2]
 
 # %% ../nbs/13a_run.ipynb #c237069f
 def train_stages(

@@ -114,7 +114,7 @@ def test_ones_own_folder(tmp_path, cache):
 def test_a_path_is_never_a_name(tmp_path, cache, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path('digits').mkdir()
-    assert dataset(Path('digits')) == Path('digits') and dataset('./digits') == Path('digits')
+    assert dataset(Path('digits')) == dataset('./digits') == tmp_path/'digits'
 
 
 @pytest.mark.parametrize('name', ['cats', 'no/such/folder', 'Sample'])

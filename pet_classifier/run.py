@@ -45,9 +45,10 @@ from .unknown import none_threshold
 def labelled_table(
     data, # as `labelled_images` takes it
     pattern:str|None=None, # as `labelled_images` takes it
+    **how, # as `labelled_images` takes it
 ) -> tuple: # (the labelled table, DataFrame `file`, `problem` of what was set aside)
     "Return the labelled table of the images in `data`, and what could not be opened; `labelled_images` tells more"
-    return labelled_images(data, pattern)[:2]
+    return labelled_images(data, pattern, **how)[:2]
 
 # %% ../nbs/13a_run.ipynb #c237069f
 def train_stages(

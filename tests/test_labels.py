@@ -287,8 +287,14 @@ def test_encodings_and_delimiters(mnist, encoding, told, sep, recwarn):
     assert [str(w.message).split(',')[0] for w in recwarn] == ["'l.csv' is no UTF-8"] * told
 
 
-@pytest.mark.parametrize('names, how', [(['train\\3\\0.png', 'train/7/1.png'], 'with / for'), (['train/3/0', 'train/7/1'], 'suffix'),
-                                        (['/data/train/3/0.png', '/data/train/7/1.png'], 'folder')])
+@pytest.mark.parametrize(
+    'names, how',
+    [
+        (['train\\3\\0.png', 'train/7/1.png'], 'with / for'),
+        (['train/3/0', 'train/7/1'], 'suffix'),
+        (['/data/train/3/0.png', '/data/train/7/1.png'], 'folder'),
+    ],
+)
 def test_names_that_are_written_otherwise_are_found_and_said(mnist, names, how):
     df = pd.DataFrame({'name': names, 'label': [3, 7]})
     for source in label_from_df, label_from_csv_of:

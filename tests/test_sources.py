@@ -35,20 +35,42 @@ def said(found, *words): return any(all(w in note for w in words) for note in fo
 
 LAYOUTS = {  # files, their labels, what a note must say
     'folders': (['cat/1.jpg', 'dog/1.jpg'], {'cat/1.jpg': 'cat', 'dog/1.jpg': 'dog'}, ()),
-    'deeper': (['cat/in/1.jpg', 'cat/out/1.jpg', 'dog/in/1.jpg'], {'cat/in/1.jpg': 'cat', 'cat/out/1.jpg': 'cat', 'dog/in/1.jpg': 'dog'},
-               ('cat/in', '--pattern', INNERMOST)),
-    'deeper here and there': (['cat/1.jpg', 'cat/old/2.jpg', 'dog/1.jpg'],
-                              {'cat/1.jpg': 'cat', 'cat/old/2.jpg': 'cat', 'dog/1.jpg': 'dog'}, ('cat/old',)),
-    'a lone folder around': (['pets/cat/1.jpg', 'pets/dog/1.jpg'], {'pets/cat/1.jpg': 'cat', 'pets/dog/1.jpg': 'dog'}, ("in 'pets'",)),
-    'flat': (['cat_1.JPG', 'cat (3).png', 'dog-2.jpeg', 'dog.4.webp'],
-             {'cat_1.JPG': 'cat', 'cat (3).png': 'cat', 'dog-2.jpeg': 'dog', 'dog.4.webp': 'dog'}, ('names', '--pattern')),
-    'flat without separators': (['cat1.jpg', 'cat2.jpg', 'dog1.jpg', 'dog2.jpg'],
-                                {'cat1.jpg': 'cat', 'cat2.jpg': 'cat', 'dog1.jpg': 'dog', 'dog2.jpg': 'dog'}, ('names',)),
+    'deeper': (
+        ['cat/in/1.jpg', 'cat/out/1.jpg', 'dog/in/1.jpg'],
+        {'cat/in/1.jpg': 'cat', 'cat/out/1.jpg': 'cat', 'dog/in/1.jpg': 'dog'},
+        ('cat/in', '--pattern', INNERMOST),
+    ),
+    'deeper here and there': (
+        ['cat/1.jpg', 'cat/old/2.jpg', 'dog/1.jpg'],
+        {'cat/1.jpg': 'cat', 'cat/old/2.jpg': 'cat', 'dog/1.jpg': 'dog'},
+        ('cat/old',),
+    ),
+    'a lone folder around': (
+        ['pets/cat/1.jpg', 'pets/dog/1.jpg'],
+        {'pets/cat/1.jpg': 'cat', 'pets/dog/1.jpg': 'dog'},
+        ("in 'pets'",),
+    ),
+    'flat': (
+        ['cat_1.JPG', 'cat (3).png', 'dog-2.jpeg', 'dog.4.webp'],
+        {'cat_1.JPG': 'cat', 'cat (3).png': 'cat', 'dog-2.jpeg': 'dog', 'dog.4.webp': 'dog'},
+        ('names', '--pattern'),
+    ),
+    'flat without separators': (
+        ['cat1.jpg', 'cat2.jpg', 'dog1.jpg', 'dog2.jpg'],
+        {'cat1.jpg': 'cat', 'cat2.jpg': 'cat', 'dog1.jpg': 'dog', 'dog2.jpg': 'dog'},
+        ('names',),
+    ),
     'flat in a lone folder': (['all/cat_1.jpg', 'all/dog_1.jpg'], {'all/cat_1.jpg': 'cat', 'all/dog_1.jpg': 'dog'}, ('names',)),
-    'cameras': (['cat/IMG_1.jpg', 'cat/DSC_2.jpg', 'dog/IMG_3.jpg'],
-                {'cat/IMG_1.jpg': 'cat', 'cat/DSC_2.jpg': 'cat', 'dog/IMG_3.jpg': 'dog'}, ()),
-    'hidden': (['cat/1.jpg', 'dog/1.jpg', '.trash/2.jpg', '__MACOSX/cat/1.jpg', 'cat/.ipynb_checkpoints/1.jpg', 'cat/._1.jpg'],
-               {'cat/1.jpg': 'cat', 'dog/1.jpg': 'dog'}, ()),
+    'cameras': (
+        ['cat/IMG_1.jpg', 'cat/DSC_2.jpg', 'dog/IMG_3.jpg'],
+        {'cat/IMG_1.jpg': 'cat', 'cat/DSC_2.jpg': 'cat', 'dog/IMG_3.jpg': 'dog'},
+        (),
+    ),
+    'hidden': (
+        ['cat/1.jpg', 'dog/1.jpg', '.trash/2.jpg', '__MACOSX/cat/1.jpg', 'cat/.ipynb_checkpoints/1.jpg', 'cat/._1.jpg'],
+        {'cat/1.jpg': 'cat', 'dog/1.jpg': 'dog'},
+        (),
+    ),
     'a class called train': (['train/1.jpg', 'plane/1.jpg'], {'train/1.jpg': 'train', 'plane/1.jpg': 'plane'}, ()),
 }
 
@@ -81,7 +103,9 @@ def test_only_a_test_folder_beside_train_is_never_learned_from(tmp_path):
     lay(tmp_path, *[f'{part}/{c}/{i}.jpg' for part in ('train', 'test') for c in ('cat', 'dog') for i in range(4)])
     found = labelled_images(tmp_path)
     table = split_table(found.table, None, .25, 2)
-    assert {f.relative_to(tmp_path).parts[0] for f in table.file} == {'train'} and table.is_valid.sum() == 2 and len(found.test) == 8
+    assert (
+        {f.relative_to(tmp_path).parts[0] for f in table.file} == {'train'} and table.is_valid.sum() == 2 and len(found.test) == 8
+    )
     assert said(found, 'a part of train/ is drawn', 'test/ is a test set', 'renamed to valid/')
 
 
@@ -205,7 +229,11 @@ def test_a_run_in_the_folder_is_skipped(tmp_path):
     lay(tmp_path, 'cat/1.jpg', 'dog/1.jpg', 'run/figures/lr.png', 'cat/run2/x.png')
     for run in 'run', 'cat/run2': (tmp_path/run/'run.json').touch()
     found = labelled_images(tmp_path)
-    assert set(found.table.label) == {'cat', 'dog'} and said(found, "'run' is the folder of a run") and tmp_path/'run' in found.skipped
+    assert (
+        set(found.table.label) == {'cat', 'dog'}
+        and said(found, "'run' is the folder of a run")
+        and tmp_path / 'run' in found.skipped
+    )
     with pytest.raises(ValueError, match='is the folder of a run, not of images'): labelled_images(tmp_path/'run')
 
 
@@ -218,7 +246,9 @@ def test_a_folder_that_may_not_be_read_does_not_stop_the_rest(tmp_path, monkeypa
     monkeypatch.setattr(os, 'scandir', refuse)
     found = labelled_images(tmp_path)
     assert set(found.table.label) == {'cat', 'dog'}
-    assert found.broken.values.tolist() == [[tmp_path/'fox', 'cannot be read: Permission denied']] and found.problems.kind.tolist() == ['broken']
+    assert found.broken.values.tolist() == [
+        [tmp_path / 'fox', 'cannot be read: Permission denied']
+    ] and found.problems.kind.tolist() == ['broken']
 
 
 @pytest.mark.parametrize('make, error, says', [
@@ -256,15 +286,27 @@ def rows(names=IMAGES, sep=',', header=('image', 'breed')):
 
 
 DIALECTS = {
-    'plain': rows().encode(), 'BOM': rows().encode('utf-8-sig'), 'CRLF': rows().replace('\n', '\r\n').encode(),
-    'semicolon': rows(sep=';').encode(), 'tab': rows(sep='\t').encode(), 'bar': rows(sep='|').encode(), 'sep=': b'sep=;\r\n' + rows(sep=';').encode(),
-    'blank after comma': rows(sep=', ').encode(), 'cp1252': rows(sep=';').encode('cp1252'), 'UTF-16': rows(sep='\t').encode('utf-16'),
-    'UTF-16 BE without BOM': rows().encode('utf-16-be'), 'quotes': rows().replace('Käfer', '"Käfer"').encode(),
-    'backslashes': rows([n.replace('/', '\\') for n in IMAGES]).encode(), 'no suffix': rows([n.rsplit('.')[0] for n in IMAGES]).encode(),
-    'case': rows([n.upper() for n in IMAGES]).encode(), './': rows(['./' + n for n in IMAGES]).encode(),
-    'another machine': rows(['/home/me/pets/' + n for n in IMAGES]).encode(), 'Windows': rows(['C:\\pets\\' + n for n in IMAGES]).encode(),
+    'plain': rows().encode(),
+    'BOM': rows().encode('utf-8-sig'),
+    'CRLF': rows().replace('\n', '\r\n').encode(),
+    'semicolon': rows(sep=';').encode(),
+    'tab': rows(sep='\t').encode(),
+    'bar': rows(sep='|').encode(),
+    'sep=': b'sep=;\r\n' + rows(sep=';').encode(),
+    'blank after comma': rows(sep=', ').encode(),
+    'cp1252': rows(sep=';').encode('cp1252'),
+    'UTF-16': rows(sep='\t').encode('utf-16'),
+    'UTF-16 BE without BOM': rows().encode('utf-16-be'),
+    'quotes': rows().replace('Käfer', '"Käfer"').encode(),
+    'backslashes': rows([n.replace('/', '\\') for n in IMAGES]).encode(),
+    'no suffix': rows([n.rsplit('.')[0] for n in IMAGES]).encode(),
+    'case': rows([n.upper() for n in IMAGES]).encode(),
+    './': rows(['./' + n for n in IMAGES]).encode(),
+    'another machine': rows(['/home/me/pets/' + n for n in IMAGES]).encode(),
+    'Windows': rows(['C:\\pets\\' + n for n in IMAGES]).encode(),
     'Label Studio, local': rows(['/data/local-files/?d=' + n for n in IMAGES]).encode(),
-    'no header': rows().split('\n', 1)[1].encode(), 'blank lines': rows().replace('\n', '\n\n').encode(),
+    'no header': rows().split('\n', 1)[1].encode(),
+    'blank lines': rows().replace('\n', '\n\n').encode(),
     'trailing comma': rows().replace('\n', ',\n').encode(),
 }
 
@@ -280,8 +322,20 @@ def test_dialects(tmp_path, dialect):
         'backslashes', 'no suffix', 'case', 'another machine', 'Windows', 'Label Studio, local'))
 
 
-@pytest.mark.parametrize('header', [('file', 'label'), ('Filename', 'Class'), ('file_name', 'category'), ('path', 'species'), ('fname', 'target'),
-                                    ('image_path', 'Breed'), ('id', 'label'), ('Bild', 'Tier'), ('name', 'class_name')])
+@pytest.mark.parametrize(
+    'header',
+    [
+        ('file', 'label'),
+        ('Filename', 'Class'),
+        ('file_name', 'category'),
+        ('path', 'species'),
+        ('fname', 'target'),
+        ('image_path', 'Breed'),
+        ('id', 'label'),
+        ('Bild', 'Tier'),
+        ('name', 'class_name'),
+    ],
+)
 def test_columns_are_found_out(tmp_path, header):
     lay(tmp_path, *IMAGES)
     (tmp_path/'l.csv').write_text(rows(header=header), encoding='utf-8')
@@ -293,9 +347,13 @@ def test_columns_are_given_or_asked_for(tmp_path):
     lay(tmp_path, *IMAGES)
     frame = pd.DataFrame({'a': IMAGES, 'b': IMAGES[::-1], 'x': list('pqpq'), 'y2': list('rstu')})
     frame.to_csv(tmp_path/'l.csv', index=False)
-    with pytest.raises(ValueError, match="'l.csv': no column looks like that of the labels; there are 'a', 'b', 'x', 'y2': .*--label-col"):
+    with pytest.raises(
+        ValueError, match="'l.csv': no column looks like that of the labels; there are 'a', 'b', 'x', 'y2': .*--label-col"
+    ):
         labelled_images(tmp_path/'l.csv')
-    assert labelled_images(tmp_path/'l.csv', file_col='b', label_col='x').table.file.tolist() == [tmp_path/f for f in IMAGES[::-1]]
+    assert labelled_images(tmp_path / 'l.csv', file_col='b', label_col='x').table.file.tolist() == [
+        tmp_path / f for f in IMAGES[::-1]
+    ]
     with pytest.raises(ValueError, match=r"no column 'z' \(--file-col\)"): labelled_images(tmp_path/'l.csv', file_col='z')
     for how in dict(pattern='(x)'), dict(pattern='(x)', strict=False):
         with pytest.raises(ValueError, match='a pattern is for a folder'): labelled_images(tmp_path/'l.csv', **how)
@@ -303,10 +361,15 @@ def test_columns_are_given_or_asked_for(tmp_path):
 
 
 KINDS = {
-    'l.tsv': lambda f, p: f.to_csv(p, sep='\t', index=False), 'l.txt': lambda f, p: f.to_csv(p, sep=' ', index=False, header=False),
-    'l.parquet': lambda f, p: f.to_parquet(p), 'l.jsonl': lambda f, p: f.to_json(p, orient='records', lines=True),
-    'l.json': lambda f, p: f.to_json(p, orient='records'), 'map.json': lambda f, p: p.write_text(json.dumps(dict(zip(f.file, f.label)))),
-    'L.CSV': lambda f, p: f.to_csv(p, index=False)}
+    'l.csv': lambda f, p: f.to_csv(p, index=False),
+    'l.tsv': lambda f, p: f.to_csv(p, sep='\t', index=False),
+    'l.txt': lambda f, p: f.to_csv(p, sep=' ', index=False, header=False),
+    'l.parquet': lambda f, p: f.to_parquet(p),
+    'l.jsonl': lambda f, p: f.to_json(p, orient='records', lines=True),
+    'l.json': lambda f, p: f.to_json(p, orient='records'),
+    'map.json': lambda f, p: p.write_text(json.dumps(dict(zip(f.file, f.label)))),
+    'L.CSV': lambda f, p: f.to_csv(p, index=False),
+}
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -318,9 +381,15 @@ def test_kinds_of_files(tmp_path, kind, monkeypatch):
     assert labels(found, tmp_path/'images') == dict(zip(IMAGES, LABELS)) and found.root == tmp_path/'images'
 
 
-@pytest.mark.parametrize('column, values, valid, test', [
-    ('is_valid', ['False', 'true', '0', '1'], [False, True, False, True], 0), ('split', ['train', 'val', 'train', 'valid'], [False, True, False, True], 0),
-    ('Set', ['Train', 'Test', 'Train', 'Validation'], [False, False, True], 1), ('split', ['train', 'train', 'test', 'test'], None, 2)])
+@pytest.mark.parametrize(
+    'column, values, valid, test',
+    [
+        ('is_valid', ['False', 'true', '0', '1'], [False, True, False, True], 0),
+        ('split', ['train', 'val', 'train', 'valid'], [False, True, False, True], 0),
+        ('Set', ['Train', 'Test', 'Train', 'Validation'], [False, False, True], 1),
+        ('split', ['train', 'train', 'test', 'test'], None, 2),
+    ],
+)
 def test_a_column_is_the_split(tmp_path, column, values, valid, test):
     lay(tmp_path, *IMAGES)
     pd.DataFrame({'file': IMAGES, 'label': list('abab'), column: values}).to_csv(tmp_path/'l.csv', index=False)
@@ -331,15 +400,25 @@ def test_a_column_is_the_split(tmp_path, column, values, valid, test):
 
 def test_a_split_that_is_none_is_refused(tmp_path):
     lay(tmp_path, *IMAGES)
-    pd.DataFrame({'file': IMAGES, 'label': list('abab'), 'split': ['train', 'x', '', 'val']}).to_csv(tmp_path/'l.csv', index=False)
+    pd.DataFrame({'file': IMAGES, 'label': list('abab'), 'split': ['train', 'x', '', 'val']}).to_csv(
+        tmp_path / 'l.csv', index=False
+    )
     with pytest.raises(ValueError, match="'l.csv': the column 'split' says train, valid or test; there is also '', 'x'"):
         labelled_images(tmp_path/'l.csv')
 
 
-@pytest.mark.parametrize('change, kind, says', [
-    (lambda d: d.assign(file=[f'gone{i}.jpg' for i in range(30)]), 'missing', '30 of 30 files are not in .*gone0.jpg, .*gone4.jpg, ... and 25 more.*--root'),
-    (lambda d: d.assign(label=['', *d.label[1:]]), 'label', '1 of 30 pictures have no label: 0.jpg'),
-    (lambda d: pd.concat([d, d[:1].assign(label='other')]), 'twice', '1 of 30 images are listed with several labels: 0.jpg')])
+@pytest.mark.parametrize(
+    'change, kind, says',
+    [
+        (
+            lambda d: d.assign(file=[f'gone{i}.jpg' for i in range(30)]),
+            'missing',
+            '30 of 30 files are not in .*gone0.jpg, .*gone4.jpg, ... and 25 more.*--root',
+        ),
+        (lambda d: d.assign(label=['', *d.label[1:]]), 'label', '1 of 30 pictures have no label: 0.jpg'),
+        (lambda d: pd.concat([d, d[:1].assign(label='other')]), 'twice', '1 of 30 images are listed with several labels: 0.jpg'),
+    ],
+)
 def test_what_is_wrong_in_a_file_is_refused_or_collected(tmp_path, change, kind, says):
     frame = pd.DataFrame({'file': [f'{i}.jpg' for i in range(30)], 'label': list('ab')*15})
     lay(tmp_path, *frame.file)
@@ -355,8 +434,15 @@ def test_a_row_that_is_there_twice_counts_once(tmp_path):
     assert len(found.table) == 4 and said(found, '4 rows name an image that is listed already')
 
 
-@pytest.mark.parametrize('content, says', [(b'', 'it is empty'), (b'file,label\na.jpg,b,c\n', 'its line 2 has 3 fields, the first has 2'),
-                                           (b'\xff\xfea', 'is no utf-16'), (b'file,label\n', 'no pictures to label')])
+@pytest.mark.parametrize(
+    'content, says',
+    [
+        (b'', 'it is empty'),
+        (b'file,label\na.jpg,b,c\n', 'its line 2 has 3 fields, the first has 2'),
+        (b'\xff\xfea', 'is no utf-16'),
+        (b'file,label\n', 'no pictures to label'),
+    ],
+)
 def test_files_that_cannot_be_read(tmp_path, content, says):
     (tmp_path/'l.csv').write_bytes(content)
     with pytest.raises(ValueError, match=says): labelled_images(tmp_path/'l.csv')
@@ -377,44 +463,67 @@ def test_an_imagefolder_of_hugging_face(tmp_path, kind, parts):
     for part in parts:
         lay(tmp_path/part, 'x/1.jpg', 'x/2.jpg')
         frame = pd.DataFrame({'file_name': ['x/1.jpg', 'x/2.jpg'], 'label': ['cat', 'dog'], 'text': ['a', 'b']})
-        write = {'csv': frame.to_csv, 'parquet': frame.to_parquet, 'jsonl': lambda p, index: frame.to_json(p, orient='records', lines=True)}[kind]
-        write(tmp_path/part/f'metadata.{kind}', index=False)
+        KINDS['l.' + kind](frame, tmp_path/part/f'metadata.{kind}')
     found = labelled_images(tmp_path)
     assert set(found.table.label) == {'cat', 'dog'} and said(found, f'labels are those of metadata.{kind}')
-    assert (len(found.table), len(found.test), 'is_valid' in found.table) == (4 if 'validation' in parts else 2, 2*('test' in parts), 'validation' in parts)
+    assert (len(found.table), len(found.test), 'is_valid' in found.table) == (
+        4 if 'validation' in parts else 2,
+        2 * ('test' in parts),
+        'validation' in parts,
+    )
 
 
 def test_metadata_without_labels_leaves_them_to_the_folders(tmp_path):
     lay(tmp_path, 'cat/1.jpg', 'dog/1.jpg')
-    pd.DataFrame({'file_name': ['cat/1.jpg', 'dog/1.jpg'], 'text': ['a', 'b'], 'n': [1, 2]}).to_csv(tmp_path/'metadata.csv', index=False)
+    pd.DataFrame({'file_name': ['cat/1.jpg', 'dog/1.jpg'], 'text': ['a', 'b'], 'n': [1, 2]}).to_csv(
+        tmp_path / 'metadata.csv', index=False
+    )
     found = labelled_images(tmp_path)
-    assert found.table.label.tolist() == ['cat', 'dog'] and said(found, 'no column looks like that of the labels', 'taken from the folders')
+    assert found.table.label.tolist() == ['cat', 'dog'] and said(
+        found, 'no column looks like that of the labels', 'taken from the folders'
+    )
     assert labelled_images(tmp_path, label_col='text').table.label.tolist() == ['a', 'b']
 
 
 def tasks(choices):
     def result(c): return dict(type='choices', from_name='choice', to_name='image', value=dict(choices=[c]))
-    return [dict(id=i, data=dict(image=f'/data/upload/1/{i:08x}-{Path(f).name}'), annotations=[dict(result=[result(c)]) for c in cs])
-            for i, (f, cs) in enumerate(zip(IMAGES, choices))]
+
+    return [
+        dict(id=i, data=dict(image=f'/data/upload/1/{i:08x}-{Path(f).name}'), annotations=[dict(result=[result(c)]) for c in cs])
+        for i, (f, cs) in enumerate(zip(IMAGES, choices))
+    ]
 
 
 @pytest.mark.parametrize('form', ['tasks', 'min', 'csv'])
 def test_exports_of_label_studio(tmp_path, form):
     lay(tmp_path/'images', *[Path(f).name for f in IMAGES])
     made = tasks([['cat'], ['cat', 'cat'], ['dog'], []])
-    flat = [dict(annotation_id=t['id'], annotator=1, choice=t['annotations'][0]['result'][0]['value']['choices'][0], created_at='2026-11-26',
-                 id=t['id'], image=t['data']['image'], lead_time=1.5) for t in made[:3]]
+    flat = [
+        dict(
+            annotation_id=t['id'],
+            annotator=1,
+            choice=t['annotations'][0]['result'][0]['value']['choices'][0],
+            created_at='2026-11-26',
+            id=t['id'],
+            image=t['data']['image'],
+            lead_time=1.5,
+        )
+        for t in made[:3]
+    ]
     if form == 'csv': pd.DataFrame(flat).to_csv(tmp_path/'e.csv', index=False)
     else: (tmp_path/'e.json').write_text(json.dumps(made if form == 'tasks' else flat))
     found = labelled_images(tmp_path/('e.csv' if form == 'csv' else 'e.json'), root=tmp_path/'images')
-    assert labels(found, tmp_path/'images') == {'1.jpg': 'cat', '2.png': 'cat', '3.JPG': 'dog'} and said(found, "Label Studio's digits")
+    assert labels(found, tmp_path / 'images') == {'1.jpg': 'cat', '2.png': 'cat', '3.JPG': 'dog'} and said(
+        found, "Label Studio's digits"
+    )
     assert said(found, '1 of 4 tasks have no label yet') == (form == 'tasks')
 
 
 def test_people_who_disagree(tmp_path):
     lay(tmp_path, *[Path(f).name for f in IMAGES])
     (tmp_path/'e.json').write_text(json.dumps(tasks([['cat', 'dog'], ['cat'], ['dog'], ['dog']])))
-    with pytest.raises(ValueError, match='1 of 4 images are listed with several labels: 1.jpg'): labelled_images(tmp_path/'e.json')
+    with pytest.raises(ValueError, match='1 of 4 images are listed with several labels: 1.jpg'):
+        labelled_images(tmp_path / 'e.json')
     found = labelled_images(tmp_path/'e.json', strict=False)
     assert len(found.table) == 3 and found.problems.kind.tolist() == ['twice']
 

@@ -102,11 +102,13 @@ def check(
     "Labels, broken files, duplicates: a table; exit code 1 if something is wrong."
     import pandas as pd
 
-    from pet_classifier.datasets import dataset
     from pet_classifier.doubts import body_features, doubtful_labels, duplicate_pairs
-    from pet_classifier.images import check_suffixes, listed, other_files
-    from pet_classifier.run import labelled_table
-    table, broken = labelled_table(data, pattern)
+    from pet_classifier.images import check_suffixes, listed
+    from pet_classifier.sources import labelled_images
+    from pet_classifier.storage import printable
+    found = labelled_images(data, pattern, strict=False)
+    table, broken = found[:2]
+    for note in found.notes: print(f'note: {note}', file=sys.stderr)
     if quick is None and (quick := len(table) > _FULL_UP_TO):
         print(f'more than {_FULL_UP_TO} pictures: cropped copies and doubtful labels are not looked for; --full does it, '
               'and takes minutes', file=sys.stderr)
@@ -115,7 +117,8 @@ def check(
     label = table.set_index('file').label
     rows = [(r.file, r.problem) for r in broken.itertuples()]
     rows += [(r.file, f'looks like {r.other}, labelled {label[r.other]}') for r in twice.itertuples()]
-    counts, others = table.label.value_counts(), other_files(dataset(data))
+    counts, others = table.label.value_counts(), found.skipped
+    rows += [(r.file, r.problem) for r in found.problems.itertuples() if r.kind != 'broken']
     said = f'broken files: {len(broken)}; pairs that look the same: {len(twice)}'
     opinions = check_suffixes(table.file).values.tolist()
     if not quick and (counts > 1).sum() > 1:
@@ -126,7 +129,7 @@ def check(
         said += f'; labels to look at: {len(suspects)}'
     print(f'{len(table)} pictures of {len(counts)} classes, {counts.min()} to {counts.max()} a class; {said}', file=sys.stderr)
     if others: print(f'left out: {len(others)} hidden or no pictures by their names: {listed(others)}', file=sys.stderr)
-    if rows or opinions: print_table(pd.DataFrame(rows + opinions, columns=['file', 'problem']))
+    if rows or opinions: print_table(pd.DataFrame(rows + opinions, columns=['file', 'problem']).map(printable))
     return 1 if rows else 0
 
 # %% ../nbs/15_cli.ipynb #602b6178

@@ -22,41 +22,33 @@ from matplotlib import pyplot as plt
 from .bundle import save_bundle, versions
 from .calibration import fit_temperature
 from .checkpoint import Checkpoint
-from .datasets import data_licence, dataset
+from .datasets import data_licence
 from .device import choose_device
 from .doubts import DOUBTS, doubtful_labels, duplicate_pairs
 from .features import kept_features
 from .guard import refuse_unknown
 from .head import fit_head
-from .images import check_images, list_images, listed, other_files
+from .images import listed
 from .interpret import PetInterpretation, interpret, save_predictions
-from .labels import PETS_PATTERN, label_by_folder, label_by_name, preview_pattern
 from .learner import check_arch, computes_on, pet_learner
 from .loaders import loaders
 from .lr import find_lr
 from .progress import history
 from .report import write_report
+from .sources import labelled_images
 from .splits import load_split, official_split, random_split, save_split
-from .storage import _LOCK, is_leftover, remove_leftovers, replacing, sole_owner, write_csv, write_json
+from .storage import _LOCK, is_leftover, printable, remove_leftovers, replacing, sole_owner, write_csv, write_json
 from .training import check_rates, fine_tune, load_stage, save_stage, stage_file
 from .unknown import none_threshold
 
 # %% ../nbs/13a_run.ipynb #78e6960f
 def labelled_table(
-    data, # a folder, or one of the data set names
-    pattern:str|None=None, # for the files' names; None: the names of the folders if there are several, else `PETS_PATTERN`
+    data, # as `labelled_images` takes it
+    pattern:str|None=None, # as `labelled_images` takes it
+    **how, # as `labelled_images` takes it
 ) -> tuple: # (the labelled table, DataFrame `file`, `problem` of what was set aside)
-    "The labelled table of the pictures in `data`, and what could not be opened"
-    path = Path(dataset(data))
-    files = list_images(path)
-    broken = check_images(files)
-    good = [f for f in files if f not in set(broken.file)]
-    folders = {f.parent for f in good}
-    several = len({folder.name for folder in folders}) > 1
-    if pattern is None and path not in folders and (several or not preview_pattern(good, PETS_PATTERN).matched.all()):
-        table = label_by_folder(path)
-        return table[~table.file.isin(broken.file)].reset_index(drop=True), broken
-    return label_by_name(good, pattern or PETS_PATTERN), broken
+    "Return the labelled table of the images in `data`, and what could not be opened; `labelled_images` tells more"
+    return labelled_images(data, pattern, **how)[:2]
 
 # %% ../nbs/13a_run.ipynb #c237069f
 def train_stages(
@@ -231,10 +223,11 @@ def train_run(
     device = choose_device(device)
     if epochs < 0 or (head_epochs is not None and head_epochs < 1):
         raise ValueError(f'head_epochs={head_epochs}, epochs={epochs}: expected at least 1, or None, and at least 0')
-    table, broken = labelled_table(data, pattern)
-    for row in broken.itertuples(): say(f'left out: {row.file.name}: {row.problem}')
-    others = other_files(dataset(data))
-    if others: say(f'left out: {len(others)} hidden or no pictures by their names: {listed(others)}')
+    found = labelled_images(data, pattern)
+    table, broken = found[:2]
+    for note in found.notes: say(f'note: {note}')
+    for row in broken.itertuples(): say(f'left out: {printable(row.file.name)}: {row.problem}')
+    if found.skipped: say(f'left out: {len(found.skipped)} hidden or no pictures by their names: {listed(found.skipped)}')
     table = split_table(table, split, valid_pct, seed)
     root = Path(os.path.commonpath([Path(f).absolute().parent for f in table.file]))
     n = dict(train=int((~table.is_valid).sum()), valid=int(table.is_valid.sum()))

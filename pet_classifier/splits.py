@@ -14,7 +14,7 @@ import pandas as pd
 
 from .guard import refuse_unknown
 from .images import listed
-from .labels import _flags
+from .label_files import valid_flags
 from .storage import write_csv
 
 # %% ../nbs/04_splits.ipynb #a7e1b4db
@@ -116,7 +116,7 @@ def load_split(
     saved = pd.read_csv(file, dtype=str, keep_default_na=False, encoding='utf-8', encoding_errors='surrogateescape')
     if lost := [c for c in ('file', 'label', 'is_valid') if c not in saved]:
         raise ValueError(f"'{Path(file).name}' is no split: it has no column {listed(lost)}, only {listed(saved.columns)}")
-    there, names = dict(zip(saved.file, zip(saved.label, _flags(saved.is_valid)))), _names(table, root)
+    there, names = dict(zip(saved.file, zip(saved.label, valid_flags(saved.is_valid)))), _names(table, root)
     wrong = {'only in the split': sorted(set(there) - set(names)), 'only in the table': sorted(set(names) - set(there)),
              'named twice': sorted(set(saved.file[saved.file.duplicated()])),
              'labelled otherwise': [n for n, l in zip(names, table.label) if n in there and there[n][0] != l]}

@@ -111,10 +111,27 @@ def test_ones_own_folder(tmp_path, cache):
     assert dataset(tmp_path) == tmp_path and dataset(str(tmp_path)) == tmp_path
 
 
+@pytest.mark.parametrize('form', ['mine', './mine', '~/mine', 'mine/', '../{here}/mine'])
+def test_paths_become_absolute_and_links_stay(tmp_path, cache, monkeypatch, form):
+    (tmp_path/'real').mkdir()
+    (tmp_path/'mine').symlink_to('real')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert dataset(form.format(here=tmp_path.name)) == tmp_path/'mine'
+
+
+def test_a_current_folder_that_is_gone_is_said(tmp_path, monkeypatch):
+    (tmp_path/'gone').mkdir()
+    monkeypatch.chdir(tmp_path/'gone')
+    (tmp_path/'gone').rmdir()
+    assert dataset(tmp_path) == tmp_path
+    with pytest.raises(FileNotFoundError, match="'mine' is relative to the current folder, which is gone"): dataset('mine')
+
+
 def test_a_path_is_never_a_name(tmp_path, cache, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path('digits').mkdir()
-    assert dataset(Path('digits')) == Path('digits') and dataset('./digits') == Path('digits')
+    assert dataset(Path('digits')) == dataset('./digits') == tmp_path/'digits'
 
 
 @pytest.mark.parametrize('name', ['cats', 'no/such/folder', 'Sample'])

@@ -189,13 +189,14 @@ def test_lists_may_be_any_iterable():
 
 def test_folders(tmp_path):
     touch(tmp_path, ['cat/1.jpg', 'dog/1.jpg', 'dog/old/2.jpg', 'cat/notes.txt'])
-    assert label_by_folder(str(tmp_path)).label.tolist() == ['cat', 'dog', 'old'] and 'is_valid' not in label_by_folder(tmp_path)
+    with pytest.warns(UserWarning, match='dog/old belong to the class above them'): table = label_by_folder(str(tmp_path))
+    assert table.label.tolist() == ['cat', 'dog', 'dog'] and 'is_valid' not in table
 
 
 def test_other_names_of_the_split(tmp_path):
     touch(tmp_path, [f'{part}/{c}/1.jpg' for part in ('learn', 'val') for c in 'ab'])
     assert label_by_folder(tmp_path, train='learn', valid='val').is_valid.tolist() == [False, False, True, True]
-    assert 'is_valid' not in label_by_folder(tmp_path)
+    with pytest.warns(UserWarning, match='learn/a, learn/b, val/a, val/b'): assert 'is_valid' not in label_by_folder(tmp_path)
 
 
 def test_a_class_may_be_called_train(tmp_path):
@@ -275,6 +276,36 @@ def test_a_csv_elsewhere(mnist, tmp_path_factory):
 def test_a_csv_from_a_spreadsheet(mnist):
     (mnist/'l.csv').write_bytes('\ufeffname,label\r\ntrain/3/0.png,柴犬\r\ntrain/7/1.png,b\r\n'.encode())
     assert label_from_csv(mnist/'l.csv').label.tolist() == ['柴犬', 'b']
+
+
+@pytest.mark.parametrize('encoding, told', [('utf-8', False), ('utf-8-sig', False), ('utf-16', False), ('cp1252', True)])
+@pytest.mark.parametrize('sep', [',', ';', '\t', '|'])
+def test_encodings_and_delimiters(mnist, encoding, told, sep, recwarn):
+    rows = ['name,label', 'train/3/0.png,Käfer', 'train/7/1.png,001']
+    (mnist/'l.csv').write_bytes('\n'.join(rows).replace(',', sep).encode(encoding))
+    assert label_from_csv(mnist/'l.csv').label.tolist() == ['Käfer', '001']
+    assert [str(w.message).split(',')[0] for w in recwarn] == ["'l.csv' is no UTF-8"] * told
+
+
+@pytest.mark.parametrize(
+    'names, how',
+    [
+        (['train\\3\\0.png', 'train/7/1.png'], 'with / for'),
+        (['train/3/0', 'train/7/1'], 'suffix'),
+        (['/data/train/3/0.png', '/data/train/7/1.png'], 'folder'),
+    ],
+)
+def test_names_that_are_written_otherwise_are_found_and_said(mnist, names, how):
+    df = pd.DataFrame({'name': names, 'label': [3, 7]})
+    for source in label_from_df, label_from_csv_of:
+        with pytest.warns(UserWarning, match=f'of 2 files were found .*{how}'): table = source(df, mnist)
+        assert table.file.tolist() == [mnist/'train/3/0.png', mnist/'train/7/1.png']
+
+
+def test_a_lone_folder_around_the_classes_is_entered(tmp_path):
+    touch(tmp_path, [f'pets/{part}/{c}/1.jpg' for part in ('train', 'valid') for c in 'ab'])
+    table = label_by_folder(tmp_path)
+    assert table.label.tolist() == ['a', 'b']*2 and table.is_valid.tolist() == [False]*2 + [True]*2
 
 
 @pytest.mark.parametrize('name', ['a b.jpg', 'quote".jpg', 'comma,.jpg', 'line\nend.jpg', '柴犬.jpg'])

@@ -17,6 +17,7 @@ from fastai.torch_core import TensorCategory, no_random
 from fastai.vision.augment import Resize
 from fastai.vision.core import PILImage, TensorImage
 from fastcore.meta import delegates
+from matplotlib import pyplot as plt
 
 from .augment import default_augment
 from .device import choose_device, number_batches, send
@@ -99,7 +100,8 @@ class PetLoaders(DataLoaders):
         unique:bool=False, # one picture again and again, each time augmented anew?
     ):
         "Show pictures of a batch with their labels"
-        self.train.show_batch(b, max_n=max_n, nrows=nrows, ncols=ncols, figsize=figsize, unique=unique)
+        with plt.rc_context({'text.parse_math': False}): # a class may have two $ in its name
+            self.train.show_batch(b, max_n=max_n, nrows=nrows, ncols=ncols, figsize=figsize, unique=unique)
 
 # %% ../nbs/05_loaders.ipynb #b69d9a4e
 @refuse_unknown

@@ -19,6 +19,7 @@ from fastai.data.core import DataLoaders
 from fastai.learner import Learner
 from matplotlib import pyplot as plt
 
+from .backbone import check_backbone
 from .bundle import save_bundle, versions
 from .calibration import fit_temperature
 from .checkpoint import Checkpoint
@@ -31,7 +32,7 @@ from .head import fit_head
 from .images import check_images, list_images, listed, other_files
 from .interpret import PetInterpretation, interpret, save_predictions
 from .labels import PETS_PATTERN, label_by_folder, label_by_name, preview_pattern
-from .learner import check_arch, computes_on, pet_learner
+from .learner import computes_on, pet_learner
 from .loaders import loaders
 from .lr import find_lr
 from .progress import history
@@ -226,7 +227,7 @@ def train_run(
     started, out = time.perf_counter(), check_out(out, resume)
     asked = dict(arch=arch, size=size, pattern=pattern, split=split, valid_pct=valid_pct, seed=seed, head_epochs=head_epochs,
                  epochs=epochs, lr=lr, weights=weights)
-    check_arch(arch)
+    check_backbone(arch, size)
     check_rates(lr)
     device = choose_device(device)
     if epochs < 0 or (head_epochs is not None and head_epochs < 1):

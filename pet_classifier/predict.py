@@ -182,8 +182,8 @@ class Predictor:
     ) -> np.ndarray: # float32, a row a picture, a column a class
         "What the network makes of pictures that are prepared, any numbers: the higher, the more like the class"
         scores = self.engines(choose_engine(self.engine, n), torch.stack(prepared))
-        if np.isfinite(scores).all(): return scores
-        raise ValueError('the network answers with NaN or infinity: its weights are broken; train it again, or get it again')
+        if not np.isfinite(scores).all(): raise ValueError('the network answers NaN or infinity, its weights are broken')
+        return scores
 
     def probabilities(self,
         scores:np.ndarray, # as `scores` gives them
@@ -245,7 +245,7 @@ class Predictor:
     ) -> PetInterpretation: # what the network said; `problems` and `unknown` labels are left out
         "The network's answers for labelled pictures, beside the truth"
         targets = known_labels(table, self.bundle.vocab)
-        known, new = table[targets >= 0], table.loc[targets < 0, ['file', 'label']].reset_index(drop=True)
-        scores, problems = self._answers(files := [Path(f) for f in known.file], bs)
-        interp = examination(files, targets[targets >= 0], self.probabilities(scores), scores, problems, self.bundle.vocab)
-        return replace(interp, unknown=new)
+        known, files = targets >= 0, [Path(f) for f in table.file[targets >= 0]]
+        scores, problems = self._answers(files, bs)
+        interp = examination(files, targets[known], self.probabilities(scores), scores, problems, self.bundle.vocab)
+        return replace(interp, unknown=table.loc[~known, ['file', 'label']].reset_index(drop=True))

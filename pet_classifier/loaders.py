@@ -62,6 +62,14 @@ class PetDL(TfmdDL):
         if res.dataset is self.dataset: res.squares = self.squares
         return res
 
+    @delegates(TfmdDL.show_batch)
+    def show_batch(self, *args, **kwargs):
+        with plt.rc_context({'text.parse_math': False}): return super().show_batch(*args, **kwargs) # two $ make no formula
+
+    @delegates(TfmdDL.show_results)
+    def show_results(self, *args, **kwargs):
+        with plt.rc_context({'text.parse_math': False}): return super().show_results(*args, **kwargs)
+
     @cached_property
     def targets(self) -> torch.Tensor|None: # None: the pictures have no labels
         "The number of each picture's class"
@@ -100,8 +108,7 @@ class PetLoaders(DataLoaders):
         unique:bool=False, # one picture again and again, each time augmented anew?
     ):
         "Show pictures of a batch with their labels"
-        with plt.rc_context({'text.parse_math': False}): # a class may have two $ in its name
-            self.train.show_batch(b, max_n=max_n, nrows=nrows, ncols=ncols, figsize=figsize, unique=unique)
+        self.train.show_batch(b, max_n=max_n, nrows=nrows, ncols=ncols, figsize=figsize, unique=unique)
 
 # %% ../nbs/05_loaders.ipynb #b69d9a4e
 @refuse_unknown

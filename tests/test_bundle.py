@@ -175,6 +175,37 @@ def test_other_tensors_are_refused(bundle, change, said):
     with pytest.raises(ValueError, match=said): load_bundle(weights_with(bundle, change))
 
 
+@pytest.mark.parametrize('number', [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize('name', ['0.0.weight', '0.1.running_var', '1.3.bias'])
+def test_weights_that_are_no_numbers_are_refused(bundle, name, number):
+    def change(weights):
+        weights[name].view(-1)[-1] = number
+        return weights
+    with pytest.raises(ValueError, match=f'holds what is no number .* in {name}'): load_bundle(weights_with(bundle, change))
+
+
+def test_a_network_that_diverged_is_not_saved(learn, tmp_path):
+    last, was = learn.model[1][-1].bias.data, learn.model[1][-1].bias.data.clone()
+    try:
+        last[0] = torch.nan
+        with pytest.raises(ValueError, match='NaN or infinity in 1.3.bias'): save_bundle(learn, tmp_path/'model')
+    finally: last.copy_(was)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('temperature', [0, -1., 1e-46, 1e-40, 1e-9, 1e9, float('nan'), float('inf')])
+def test_a_temperature_that_makes_no_probabilities_is_neither_saved_nor_loaded(learn, bundle, tmp_path, temperature):
+    with pytest.raises(ValueError, match='temperature='): save_bundle(learn, tmp_path/'new', temperature)
+    with pytest.raises(ValueError, match='temperature|has the number'): load_bundle(config_with(bundle, temperature=temperature))
+
+
+@pytest.mark.parametrize('number', ['1' + '0'*400, '1e999', '-Infinity', 'NaN'])
+def test_a_number_that_others_cannot_hold_is_refused_wherever_it_stands(bundle, number):
+    file = bundle/'config.json'
+    file.write_text(file.read_text().replace('"error_rate": 0.5', f'"error_rate": {number}'))
+    with pytest.raises(ValueError, match='has the number'): load_bundle(bundle)
+
+
 def test_one_changed_number_is_noticed(bundle):
     file = bundle/'model.safetensors'
     data = bytearray(file.read_bytes())

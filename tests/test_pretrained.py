@@ -40,7 +40,7 @@ def test_the_bundle_of_another_architecture_is_refused_with_its_name(bundle, tin
 
 
 def test_a_folder_that_is_no_bundle_and_a_changed_bundle_are_refused(bundle, tiny_dls, tmp_path):
-    with pytest.raises(FileNotFoundError, match='is no bundle, it has no model.safetensors'): pet_learner(tiny_dls, 'test_resnet', tmp_path)
+    with pytest.raises(FileNotFoundError, match='is no bundle, it has no model'): pet_learner(tiny_dls, 'test_resnet', tmp_path)
     for f in bundle.iterdir(): (tmp_path/f.name).write_bytes(f.read_bytes())
     data = bytearray((tmp_path/'model.safetensors').read_bytes())
     data[-1] ^= 1
@@ -73,8 +73,8 @@ def test_bytes_that_are_no_state_dict_are_refused_in_one_line(tmp_path, data, su
 
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('content', [
-    {1: torch.zeros(1)}, {'a': torch.zeros(2, 2).to_sparse()}, {'a': torch.zeros(1, dtype=torch.complex64)}, {'a': {'b': torch.zeros(1)}},
-    {'a': torch.empty(2, device='meta')}, {'a': torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)}, {'a': None}, None, ()], ids=str)
+    {1: torch.zeros(1)}, {'a': torch.zeros(2, 2).to_sparse()}, {'a': torch.zeros(1, dtype=torch.complex64)},
+    {'a': {'b': torch.zeros(1)}}, {'a': torch.empty(2, device='meta')}, {'a': None}, None, ()], ids=str)
 def test_a_dict_of_something_else_than_plain_tensors_is_refused(tmp_path, content):
     torch.save(content, tmp_path/'a.pth')
     with pytest.raises(ValueError, match='a.pth'): read_weights(tmp_path/'a.pth')

@@ -94,6 +94,7 @@ def model_card(
 # %% ../nbs/11_bundle.ipynb #82a49dee
 _FORMAT = 3 # 1 had no `head`, which was fastai's, 2 no `temperature` and `none_below`; older versions refuse a higher one
 _FILES = 'model.safetensors', 'config.json', 'README.md'
+_COLDEST = 1e-6 # temperature; far below, float32 has nothing but 0
 
 def versions() -> dict: # name -> version
     "What a figure that was measured depends on"
@@ -136,7 +137,6 @@ def save_bundle(
 _KEYS = dict(format_version=int, arch=str, head=str, weights=str, vocab=list, size=int, mean=list, std=list, sha256=str,
              facts=dict)
 _LATER = 'temperature', 'none_below' # which came with format 3
-_COLDEST = 1e-6 # temperature; far below, float32 has nothing but 0
 
 def _refuse(file, why): raise ValueError(f"{file.name} in '{file.parent}' {why}; get the bundle again, or save it anew")
 

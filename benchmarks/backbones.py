@@ -17,10 +17,13 @@ from pet_classifier.predict import Predictor
 from pet_classifier.report import write_report
 from pet_classifier.run import train_run
 
-FAMILIES = '''resnet18:64 vgg11:64 test_byobnet:64 test_convnext:64 test_efficientnet:64 test_mambaout:64 test_nfnet:64 test_coatnet:160
-test_maxvit:160 test_vit:64 test_vit_relpos:160 vit_tiny_patch16_224:96 vit_small_patch14_dinov2:56 eva02_tiny_patch14_224:56
-swin_tiny_patch4_window7_224:64 hiera_tiny_224:224 levit_128s:224 xcit_nano_12_p8_224:64 pit_ti_224:224 gmlp_ti16_224:224
-lcnet_035:64 regnetx_002:64 ghostnet_050:64 edgenext_xx_small:64 repvit_m0_9:64 pvt_v2_b0:64 mobilevit_xxs:64'''.split()
+FAMILIES = '''
+resnet18:64 vgg11:64 test_byobnet:64 test_convnext:64 test_efficientnet:64 test_mambaout:64 test_nfnet:64
+test_coatnet:160 test_maxvit:160 test_vit:64 test_vit_relpos:160 vit_tiny_patch16_224:96 vit_small_patch14_dinov2:56
+eva02_tiny_patch14_224:56 swin_tiny_patch4_window7_224:64 hiera_tiny_224:224 levit_128s:224 xcit_nano_12_p8_224:64
+pit_ti_224:224 gmlp_ti16_224:224 lcnet_035:64 regnetx_002:64 ghostnet_050:64 edgenext_xx_small:64 repvit_m0_9:64
+pvt_v2_b0:64 mobilevit_xxs:64
+'''.split()
 
 
 def photos(folder, n=6):

@@ -33,11 +33,12 @@ from measure import (
 from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 
+from pet_classifier.backbone import build_model
 from pet_classifier.bundle import save_bundle
 from pet_classifier.head import fit_head
 from pet_classifier.images import list_images
 from pet_classifier.labels import PETS_PATTERN, label_by_name
-from pet_classifier.learner import build_model, pet_learner
+from pet_classifier.learner import pet_learner
 from pet_classifier.loaders import loaders
 from pet_classifier.pixels import read_square
 from pet_classifier.predict import Predictor

@@ -1,5 +1,6 @@
 "All of it, for a notebook: `from pet_classifier.all import *`"
 from .augment import *
+from .backbone import *
 from .breeds import *
 from .bundle import *
 from .cache import *
@@ -28,7 +29,9 @@ from .onnx_file import *
 from .pixels import *
 from .precision import *
 from .predict import *
+from .pretrained import *
 from .progress import *
+from .rates import *
 from .report import *
 from .run import *
 from .scale import *

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['harmless', 'model_card', 'versions', 'save_bundle', 'check_config', 'check_weights', 'Bundle', 'bundle_id',
-           'load_bundle']
+           'bundle_files', 'load_bundle']
 
 # %% ../nbs/11_bundle.ipynb #69796e5c
 import json
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from hashlib import sha256
 from importlib.metadata import version
+from math import isfinite
 from pathlib import Path
 
 import torch
@@ -24,8 +25,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 
 from . import __version__
+from .backbone import HEADS, build_model, check_backbone, not_finite
 from .images import listed
-from .learner import HEADS, build_model, check_arch
 from .precision import Network
 from .storage import replacing_dir
 
@@ -93,6 +94,7 @@ def model_card(
 # %% ../nbs/11_bundle.ipynb #82a49dee
 _FORMAT = 3 # 1 had no `head`, which was fastai's, 2 no `temperature` and `none_below`; older versions refuse a higher one
 _FILES = 'model.safetensors', 'config.json', 'README.md'
+_COLDEST = 1e-6 # temperature; far below, float32 has nothing but 0
 
 def versions() -> dict: # name -> version
     "What a figure that was measured depends on"
@@ -118,6 +120,8 @@ def save_bundle(
     folder = Path(folder)
     if not hasattr(learn, 'backbone'): raise ValueError('this learner does not say what its body is; make it with pet_learner')
     there = sorted(f.name for f in folder.iterdir()) if folder.is_dir() else []
+    if not _COLDEST <= temperature < 1e6: raise ValueError(f'temperature={temperature}: expected {_COLDEST:g} to 1e6')
+    if odd := not_finite(learn.model.state_dict()): raise ValueError(f'this network has NaN or infinity in {listed(odd, 2)}')
     if there and there != sorted(_FILES):
         raise FileExistsError(f"'{folder}' holds what is no bundle ({listed(there)}) and would be replaced; give a new folder")
     data = save({k: v.cpu().contiguous().clone() for k, v in learn.model.state_dict().items()})
@@ -141,13 +145,19 @@ def _object(pairs):
     if len(dict(pairs)) < len(pairs): raise ValueError('it has a key twice')
     return dict(pairs)
 
+def _number(digits):
+    "A number of JSON, if other programs can hold it too"
+    if len(digits) > 40 or not isfinite(float(digits)): raise ValueError(f'it has the number {digits[:40]}')
+    return int(digits) if digits.lstrip('-').isdecimal() else float(digits)
+
 def check_config(
     file, # `config.json` of a bundle
 ) -> dict: # what it holds
     "The config of a bundle, checked; an error that says what is wrong with it"
     file = Path(file)
     if file.stat().st_size > 10_000_000: _refuse(file, 'is larger than 10 MB, which no config is')
-    try: config = json.loads(file.read_text(encoding='utf-8'), object_pairs_hook=_object)
+    try: config = json.loads(file.read_text(encoding='utf-8'), object_pairs_hook=_object, parse_int=_number, parse_float=_number,
+                             parse_constant=_number)
     except (ValueError, RecursionError) as e: _refuse(file, f'is not JSON as it should be: {e}')
     if not isinstance(config, dict): _refuse(file, 'is not a JSON object')
     found = config.get('format_version')
@@ -167,12 +177,12 @@ def check_config(
     if not 8 <= config['size'] <= 4096: _refuse(file, f"has size {config['size']}, expected 8 to 4096 pixels")
     if config['head'] not in HEADS: _refuse(file, f"has head {config['head']!r}, expected one of {listed(HEADS)}")
     known = [config['temperature'], 0. if config['none_below'] is None else config['none_below']]
-    if not all(type(v) in (int, float) and abs(v) < 1e6 for v in known) or not known[0] > 0:
-        _refuse(file, f'has temperature {known[0]!r} and none_below {known[1]!r}, expected one above 0, and one or null')
+    if not all(type(v) in (int, float) and abs(v) < 1e6 for v in known) or not known[0] >= _COLDEST:
+        _refuse(file, f'has temperature {known[0]!r} and none_below {known[1]!r}, expected one above {_COLDEST}, and one or null')
     for k, low in dict(mean=0, std=1e-6).items():
         if len(config[k]) != 3 or not all(type(v) in (int, float) and low <= v <= 1000 for v in config[k]):
             _refuse(file, f'needs three numbers of at least {low} as {k}, one a colour')
-    try: check_arch(config['arch'])
+    try: check_backbone(config['arch'], config['size'])
     except ValueError as e: _refuse(file, f'names an architecture that is not known here: {e}')
     return config
 
@@ -192,7 +202,9 @@ def check_weights(
     if wrong: _refuse(file, f"is not {config['arch']} for {n} classes; of its tensors {len(wrong)} differ: {listed(wrong, 2)}")
     data = file.read_bytes()
     if sha256(data).hexdigest() != config['sha256']: _refuse(file, 'is not what config.json was saved with: its hash is another')
-    return load(data)
+    state = load(data)
+    if odd := not_finite(state): _refuse(file, f'holds what is no number (NaN or infinite) in {listed(odd, 2)}')
+    return state
 
 @dataclass(eq=False, repr=False)
 class Bundle:
@@ -215,16 +227,22 @@ def bundle_id(
     known = json.dumps([bundle.config, bundle.temperature, bundle.none_below], sort_keys=True)
     return sha256(known.encode()).hexdigest()
 
-def load_bundle(
+def bundle_files(
     folder, # as `save_bundle` wrote it
-) -> Bundle: # ready to answer
-    "The network in `folder`, once all that is needed is there and fits together"
+) -> tuple: # (the weights, the config)
+    "Return the two files that a bundle needs; an error if one is not there"
     folder = Path(folder)
     if lost := [f for f in _FILES[:2] if not (folder/f).is_file()]:
         hint = f"; it is a run, whose bundle is '{folder/'model'}'" if (folder/'model'/_FILES[0]).is_file() else ''
         raise FileNotFoundError(f"'{folder}' is no bundle, it has no {listed(lost)}{hint}")
-    config = check_config(folder/'config.json')
-    state = check_weights(folder/'model.safetensors', config)
+    return folder/_FILES[0], folder/_FILES[1]
+
+def load_bundle(
+    folder, # as `save_bundle` wrote it
+) -> Bundle: # ready to answer
+    "The network in `folder`, once all that is needed is there and fits together"
+    file, config_file = bundle_files(folder)
+    state = check_weights(file, config := check_config(config_file))
     with no_random(): model = build_model(config['arch'], len(config['vocab']), config['head'])
     model.load_state_dict(state)
     return Bundle(model.eval().to(memory_format=torch.channels_last), config['vocab'], config['size'],

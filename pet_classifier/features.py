@@ -27,7 +27,7 @@ from torch.utils.data import TensorDataset
 from .augment import Augment
 from .cache import picture_ids, read_entry, write_entry
 from .device import fast_math, send
-from .learner import UnitLength
+from .backbone import UnitLength
 from .pixels import read_squares
 from .precision import Network
 

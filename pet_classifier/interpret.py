@@ -22,15 +22,16 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from sklearn import metrics
 
-from .calibration import error_interval
 from .images import listed, open_image
+from .rates import Rates
 from .storage import write_csv
 
 # %% ../nbs/10_interpret.ipynb #20fb16d5
 def _no_problems(): return pd.DataFrame(columns=['file', 'problem'])
+def _no_unknown(): return pd.DataFrame(columns=['file', 'label'])
 
 @dataclass(eq=False, repr=False)
-class PetInterpretation:
+class PetInterpretation(Rates):
     "What a network said about labelled pictures"
     files: list[Path] # where they lie
     vocab: list[str] # the classes' names
@@ -38,6 +39,7 @@ class PetInterpretation:
     probs: np.ndarray # float32, a row a picture, a column a class
     scores: np.ndarray|None = None # float32, the highest score of each picture, before probabilities; low: like no class
     problems: pd.DataFrame = field(default_factory=_no_problems) # columns `file`, `problem`: pictures left out
+    unknown: pd.DataFrame = field(default_factory=_no_unknown) # columns `file`, `label`: left out, for their label is no class
 
     table: ClassVar[Callable[..., pd.DataFrame]]
     top_losses: ClassVar[Callable[..., pd.DataFrame]]
@@ -48,27 +50,6 @@ class PetInterpretation:
     plot_top_losses: ClassVar[Callable[..., Figure]]
     plot_confusion_matrix: ClassVar[Callable[..., Figure]]
     plot_most_confused: ClassVar[Callable[..., Figure]]
-
-    @property
-    def preds(self) -> np.ndarray:
-        "The number of the class that each picture was taken for"
-        return self.probs.argmax(1)
-
-    @property
-    def losses(self) -> np.ndarray:
-        "The cross-entropy of each picture"
-        p = self.probs[np.arange(len(self.targets)), self.targets]
-        return -np.log(np.maximum(p, np.finfo(np.float32).tiny)) # a probability of exactly 0 would be an infinite loss
-
-    @property
-    def error_rate(self) -> float:
-        "The share of pictures taken for another class than theirs"
-        return float((self.preds != self.targets).mean())
-
-    @property
-    def error_interval(self) -> tuple:
-        "Between which rates the true error rate lies, with 95 % confidence (Wilson)"
-        return error_interval(int((self.preds != self.targets).sum()), len(self.targets))
 
     def __repr__(self):
         low, high = self.error_interval

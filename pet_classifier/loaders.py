@@ -17,6 +17,7 @@ from fastai.torch_core import TensorCategory, no_random
 from fastai.vision.augment import Resize
 from fastai.vision.core import PILImage, TensorImage
 from fastcore.meta import delegates
+from matplotlib import pyplot as plt
 
 from .augment import default_augment
 from .device import choose_device, number_batches, send
@@ -60,6 +61,14 @@ class PetDL(TfmdDL):
         res.side = self.side
         if res.dataset is self.dataset: res.squares = self.squares
         return res
+
+    @delegates(TfmdDL.show_batch)
+    def show_batch(self, *args, **kwargs):
+        with plt.rc_context({'text.parse_math': False}): return super().show_batch(*args, **kwargs) # two $ make no formula
+
+    @delegates(TfmdDL.show_results)
+    def show_results(self, *args, **kwargs):
+        with plt.rc_context({'text.parse_math': False}): return super().show_results(*args, **kwargs)
 
     @cached_property
     def targets(self) -> torch.Tensor|None: # None: the pictures have no labels

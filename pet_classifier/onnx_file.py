@@ -6,6 +6,7 @@
 __all__ = ['Answers', 'plain_answers', 'ProbabilitiesAndScores', 'onnx_bytes', 'export_onnx']
 
 # %% ../nbs/11a_onnx.ipynb #3646f3a0
+import copy
 import json
 import logging
 import warnings
@@ -38,9 +39,11 @@ class Answers(nn.Module):
 def plain_answers(
     bundle:Bundle, # stays as it is
 ) -> Answers: # in float32 and evaluation mode
-    "The `Answers` of `bundle` of plain layers: without the choice of precision, which belongs to torch"
+    "Return the `Answers` of `bundle` of plain layers: without what belongs to torch, choice of precision and fused attention"
     answers = Answers(bundle)
-    answers.network = nn.Sequential(*bundle.model)
+    answers.network = nn.Sequential(*copy.deepcopy(bundle.model))
+    for layer in map(vars, answers.modules()):
+        if 'fused_attn' in layer: layer['fused_attn'] = False
     return answers.eval()
 
 class ProbabilitiesAndScores(nn.Module):
@@ -60,12 +63,16 @@ def onnx_bytes(
     if lost := [name for name in ('onnx', 'onnxscript') if find_spec(name) is None]:
         raise ValueError(f"{' and '.join(lost)} not installed; pip install 'pet-classifier[onnx]'")
     example = torch.zeros(2, 3, bundle.size, bundle.size, dtype=torch.uint8)
+    program: Any = None
     logging.getLogger('torch.onnx').setLevel(logging.ERROR)
     with warnings.catch_warnings(), redirect_stdout(StringIO()): # it tells its steps
         warnings.simplefilter('ignore')
-        program: Any = torch.onnx.export(
+        try: program = torch.onnx.export(
             ProbabilitiesAndScores(bundle).eval(), (example,), dynamo=True, verbose=False, input_names=['pictures'],
             output_names=['probabilities', 'scores'], dynamic_shapes=({0: torch.export.Dim('n')},))
+        except torch.onnx.OnnxExporterError as e:
+            why = str(e.__cause__ or e).strip().splitlines()[0]
+            raise ValueError(f"{bundle.config['arch']} cannot be written as ONNX: {why}") from e
     program.model.metadata_props.update(classes=json.dumps(bundle.vocab), size=str(bundle.size),
                                         none_below=json.dumps(bundle.none_below), sha256=bundle.config['sha256'])
     return program.model_proto.SerializeToString()

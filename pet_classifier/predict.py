@@ -12,7 +12,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -132,15 +132,15 @@ def where_it_looked(
 def known_labels(
     table:pd.DataFrame, # columns `file` and `label`
     vocab:list[str], # the classes
-) -> np.ndarray: # the number of the class, one a row
-    "The labels of `table` as numbers of classes; an error if one is no class, for then no answer could be right"
+) -> np.ndarray: # the number of the class, one a row; -1: it is none
+    "Return the labels of `table` as numbers of classes; an error if none is one, for then no answer could be right"
     if lost := [c for c in ('file', 'label') if c not in table]:
         raise ValueError(f'the table has no column {listed(lost)}; it has {listed(table)}')
     numbers = {v: i for i, v in enumerate(vocab)}
-    if new := sorted({str(v) for v in table.label if v not in numbers}):
-        raise ValueError(f'{len(new)} labels are none of the {len(numbers)} classes of this bundle: {listed(new)}; '
-                         f'it knows {listed(numbers, 40)}')
-    return np.array([numbers[v] for v in table.label])
+    if not table.label.isin(numbers).any():
+        raise ValueError(f'no label is one of the {len(numbers)} classes of this bundle: '
+                         f'{listed(sorted(set(map(str, table.label))))}; it knows {listed(numbers, 40)}')
+    return np.array([numbers.get(v, -1) for v in table.label])
 
 def examination(
     files:list[Path], # of pictures
@@ -181,7 +181,9 @@ class Predictor:
         n:int=1, # how many pictures will come in all, to choose the engine by
     ) -> np.ndarray: # float32, a row a picture, a column a class
         "What the network makes of pictures that are prepared, any numbers: the higher, the more like the class"
-        return self.engines(choose_engine(self.engine, n), torch.stack(prepared))
+        scores = self.engines(choose_engine(self.engine, n), torch.stack(prepared))
+        if not np.isfinite(scores).all(): raise ValueError('the network answers NaN or infinity, its weights are broken')
+        return scores
 
     def probabilities(self,
         scores:np.ndarray, # as `scores` gives them
@@ -240,8 +242,10 @@ class Predictor:
     def evaluate(self,
         table:pd.DataFrame, # columns `file` and `label`
         bs:int=32, # pictures a batch
-    ) -> PetInterpretation: # what the network said; its `problems` are the pictures left out
+    ) -> PetInterpretation: # what the network said; `problems` and `unknown` labels are left out
         "The network's answers for labelled pictures, beside the truth"
-        targets, files = known_labels(table, self.bundle.vocab), [Path(f) for f in table.file]
+        targets = known_labels(table, self.bundle.vocab)
+        known, files = targets >= 0, [Path(f) for f in table.file[targets >= 0]]
         scores, problems = self._answers(files, bs)
-        return examination(files, targets, self.probabilities(scores), scores, problems, self.bundle.vocab)
+        interp = examination(files, targets[known], self.probabilities(scores), scores, problems, self.bundle.vocab)
+        return replace(interp, unknown=table.loc[~known, ['file', 'label']].reset_index(drop=True))

@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from .calibration import at_temperature, calibrate, out_of_fold, plot_reliability
+from .gradcam import NoSpatialMaps
 from .images import ImageProblem, open_image
 from .interpret import PetInterpretation, load_predictions
 from .predict import Predictor
@@ -57,15 +58,16 @@ def loss_pictures(
     k:int=12, # how many
 ) -> tuple: # (a dict a picture, a sentence about those that could not be opened, or '')
     "The pictures with the highest loss, as the template wants them"
-    res, lost = [], []
+    res, lost, unseen = [], [], ''
     for row in interp.top_losses(k).itertuples():
         try: picture, heat = (picture_src(im) for im in predictor.look(row.file, row.predicted))
+        except NoSpatialMaps as e: picture, heat, unseen = picture_src(open_image(row.file)), None, f'{e}. '
         except ImageProblem as e:
             lost.append(str(e))
             continue
         res.append(dict(picture=picture, heat=heat, label=row.label, predicted=row.predicted, wrong=row.label != row.predicted,
                         file=row.file.name, loss=f'{row.loss:.2f}', probability=f'{row.probability:.2f}'))
-    return res, f'{len(lost)} of {k} pictures could not be opened any more: {"; ".join(lost[:3])}' if lost else ''
+    return res, unseen + f'{len(lost)} of {k} pictures could not be opened any more: {"; ".join(lost[:3])}' if lost else unseen
 
 # %% ../nbs/13_report.ipynb #7e1debac
 def confused_pairs(

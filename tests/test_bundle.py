@@ -134,8 +134,8 @@ def test_facts_that_json_cannot_hold_are_refused(learn, tmp_path, value):
     (dict(vocab=['a', 'b']), 'is not resnet18 for 2 classes; of its tensors 2 differ: 1.3.weight is'),
     (dict(std=[1, 1, 0]), 'as std'),
     (dict(std=[1, 1]), 'as std'),
-    (dict(mean=[0, float('nan'), 0]), 'as mean'),
-    (dict(mean=[0, 10**400, 0]), 'as mean'),
+    (dict(mean=[0, float('nan'), 0]), 'has the number NaN'),
+    (dict(mean=[0, 10**400, 0]), 'has the number 1000'),
     (dict(mean=['0', 0, 0]), 'as mean'),
     (dict(arch='resnet43'), 'not known here: no architecture .resnet43.; near it'),
     (dict(arch='resnet34'), 'is not resnet34 for 3 classes'),
@@ -173,6 +173,37 @@ def test_a_key_that_stands_twice_is_refused(bundle):
 ])
 def test_other_tensors_are_refused(bundle, change, said):
     with pytest.raises(ValueError, match=said): load_bundle(weights_with(bundle, change))
+
+
+@pytest.mark.parametrize('number', [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize('name', ['0.0.weight', '0.1.running_var', '1.3.bias'])
+def test_weights_that_are_no_numbers_are_refused(bundle, name, number):
+    def change(weights):
+        weights[name].view(-1)[-1] = number
+        return weights
+    with pytest.raises(ValueError, match=f'holds what is no number .* in {name}'): load_bundle(weights_with(bundle, change))
+
+
+def test_a_network_that_diverged_is_not_saved(learn, tmp_path):
+    last, was = learn.model[1][-1].bias.data, learn.model[1][-1].bias.data.clone()
+    try:
+        last[0] = torch.nan
+        with pytest.raises(ValueError, match='NaN or infinity in 1.3.bias'): save_bundle(learn, tmp_path/'model')
+    finally: last.copy_(was)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('temperature', [0, -1., 1e-46, 1e-40, 1e-9, 1e9, float('nan'), float('inf')])
+def test_a_temperature_that_makes_no_probabilities_is_neither_saved_nor_loaded(learn, bundle, tmp_path, temperature):
+    with pytest.raises(ValueError, match='temperature='): save_bundle(learn, tmp_path/'new', temperature)
+    with pytest.raises(ValueError, match='temperature|has the number'): load_bundle(config_with(bundle, temperature=temperature))
+
+
+@pytest.mark.parametrize('number', ['1' + '0'*400, '1e999', '-Infinity', 'NaN'])
+def test_a_number_that_others_cannot_hold_is_refused_wherever_it_stands(bundle, number):
+    file = bundle/'config.json'
+    file.write_text(file.read_text().replace('"error_rate": 0.5', f'"error_rate": {number}'))
+    with pytest.raises(ValueError, match='has the number'): load_bundle(bundle)
 
 
 def test_one_changed_number_is_noticed(bundle):

@@ -11,6 +11,7 @@ from torch import nn
 
 from pet_classifier import features
 from pet_classifier.augment import Augment
+from pet_classifier.backbone import build_model
 from pet_classifier.cache import clear_cache, picture_ids
 from pet_classifier.features import (
     cached_features,
@@ -24,7 +25,7 @@ from pet_classifier.features import (
     write_features,
 )
 from pet_classifier.images import ImageProblem
-from pet_classifier.learner import build_model, pet_learner
+from pet_classifier.learner import pet_learner
 from pet_classifier.loaders import loaders
 from pet_classifier.pixels import read_square
 from pet_classifier.precision import set_precision

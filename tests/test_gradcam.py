@@ -5,9 +5,9 @@ import torch
 from PIL import Image
 from torch import nn
 
+from pet_classifier.backbone import build_model, linear_head
 from pet_classifier.features import fingerprint
 from pet_classifier.gradcam import grad_cam, overlay
-from pet_classifier.learner import build_model, linear_head
 from pet_classifier.precision import Network
 
 

@@ -8,9 +8,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import TensorDataset
 
+from pet_classifier.backbone import HEADS
 from pet_classifier.features import cached_features, fingerprint
 from pet_classifier.head import RowsDL, default_epochs, feature_loaders, fit_head, head_optimizer, on_features, one_thread
-from pet_classifier.learner import HEADS, frozen_groups, pet_learner
+from pet_classifier.learner import frozen_groups, pet_learner
 from pet_classifier.loaders import loaders
 from pet_classifier.progress import history
 from pet_classifier.training import fine_tune

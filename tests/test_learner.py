@@ -3,6 +3,7 @@ import pickle
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from fastai.callback.core import Callback
 from fastai.data.transforms import Normalize
@@ -13,19 +14,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision import models
 
+from pet_classifier.backbone import UnitLength, build_model, check_arch
 from pet_classifier.features import fingerprint
 from pet_classifier.head import fit_head
-from pet_classifier.learner import (
-    UnitLength,
-    build_model,
-    check_arch,
-    frozen_groups,
-    halves_split,
-    load_body,
-    pet_learner,
-    read_weights,
-)
+from pet_classifier.learner import frozen_groups, halves_split, pet_learner
 from pet_classifier.loaders import loaders
+from pet_classifier.pretrained import load_body, read_weights
 from pet_classifier.training import fine_tune
 
 
@@ -332,7 +326,10 @@ def test_more_callbacks_and_other_metrics_are_taken(learner):
 
 
 def test_a_timm_name_that_has_no_weights_says_so(tiny_dls, monkeypatch):
-    def fail(*args, **kwargs): raise RuntimeError('No pretrained weights exist')
+    create = timm.create_model
+    def fail(*args, pretrained=False, **kwargs):
+        if pretrained: raise RuntimeError('No pretrained weights exist')
+        return create(*args, **kwargs)
     monkeypatch.setattr('timm.create_model', fail)
     with pytest.raises(ValueError, match=r"weights for test_vit \(No pretrained weights exist\); take weights='none'"):
         pet_learner(tiny_dls, 'test_vit')

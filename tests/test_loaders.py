@@ -1,4 +1,5 @@
 "Batches are what was asked for, in an order that a seed fixes."
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -259,3 +260,21 @@ def test_one_picture_again_and_again_can_be_shown_of_kept_ones_too(small):
 
 def test_to_keep_pictures_and_to_have_workers_is_refused(small):
     with pytest.raises(ValueError, match='num_workers=2: no process fetches what is kept'): small(keep=True, num_workers=2)
+
+
+@pytest.mark.parametrize('label', ['cost_$5^_to_$10', '$$', r'$\frac{', 'a_$_b_$', '${}$', r'\$x$', '%$#$&'])
+def test_a_class_whose_name_looks_like_a_formula_is_shown_as_it_is(tiny_table, label, tmp_path):
+    from matplotlib import pyplot as plt
+
+    from pet_classifier.interpret import PetInterpretation
+    table = tiny_table.assign(label=tiny_table.label.replace('red', label))
+    dls = loaders(table, size=32, bs=12)
+    dls.show_batch(max_n=12)
+    assert label in [ax.get_title() for ax in plt.gcf().axes]
+    valid = dls.valid.items
+    targets = np.array([dls.vocab.o2i[v] for v in valid.label])
+    wrong = np.eye(3, dtype=np.float32)[(targets + 1) % 3]
+    interp = PetInterpretation(list(valid.file), list(dls.vocab), targets, wrong)
+    figures = [plt.gcf(), interp.plot_confusion_matrix(), interp.plot_top_losses(6), interp.plot_most_confused()]
+    for i, fig in enumerate(figures): fig.savefig(tmp_path/f'{i}.png', dpi=20)
+    plt.close('all')

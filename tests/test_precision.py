@@ -4,9 +4,10 @@ import torch
 from torch import nn
 
 from pet_classifier import precision
+from pet_classifier.backbone import build_model
 from pet_classifier.features import fingerprint
 from pet_classifier.head import fit_head
-from pet_classifier.learner import build_model, pet_learner
+from pet_classifier.learner import pet_learner
 from pet_classifier.precision import PRECISIONS, Network, has_bf16, is_depthwise, set_precision
 from pet_classifier.training import fine_tune
 

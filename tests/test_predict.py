@@ -215,8 +215,29 @@ def test_evaluates_without_the_broken_ones(predictor, files, broken):
     with pytest.raises(ValueError, match='none of 1 pictures can be opened: empty.jpg'): predictor.evaluate(table.iloc[[2]])
 
 
-def test_labels_that_the_bundle_does_not_know_are_named(predictor, files):
-    table = pd.DataFrame(dict(file=files[:3], label=['red', 'mauve', 'ecru']))
-    said = '2 labels are none of the 3 classes of this bundle: ecru, mauve; it knows blue, green, red'
+def test_labels_that_the_bundle_does_not_know_are_listed_and_counted_apart(predictor, files):
+    table = pd.DataFrame(dict(file=files[:4], label=['mauve', 'red', 'ecru', 'blue']), index=[7, 7, 3, 1])
+    interp = predictor.evaluate(table)
+    assert interp.files == [files[1], files[3]] and [interp.vocab[t] for t in interp.targets] == ['red', 'blue']
+    assert interp.unknown.values.tolist() == [[files[0], 'mauve'], [files[2], 'ecru']] and interp.problems.empty
+
+
+@pytest.mark.parametrize('label', ['red', 'green'])
+def test_images_of_one_class_only_are_evaluated(predictor, files, label):
+    interp = predictor.evaluate(pd.DataFrame(dict(file=files[:3], label=label)))
+    assert len(interp.files) == 3 and interp.majority_error == 0 and interp.unknown.empty
+    assert interp.per_breed().support.tolist() == [3*(v == label) for v in interp.vocab]
+
+
+def test_without_one_label_that_the_bundle_knows_there_is_nothing_to_evaluate(predictor, files):
+    table = pd.DataFrame(dict(file=files[:2], label=['mauve', 'ecru']))
+    said = 'no label is one of the 3 classes of this bundle: ecru, mauve; it knows blue, green, red'
     with pytest.raises(ValueError, match=said): predictor.evaluate(table)
     with pytest.raises(ValueError, match="no column label"): predictor.evaluate(table[['file']])
+
+
+def test_a_network_whose_answers_are_no_numbers_is_an_error_and_not_the_first_class(learn, tmp_path):
+    state = {k: v.clone() for k, v in learn.model.state_dict().items()}
+    bundle = load_bundle(save_bundle(learn, tmp_path/'model'))
+    bundle.model.load_state_dict({k: -torch.ones_like(v) if 'running_var' in k else v for k, v in state.items()})
+    with pytest.raises(ValueError, match='the network answers NaN'): Predictor(bundle).predict(Image.new('RGB', (32, 32)))

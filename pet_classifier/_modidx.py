@@ -578,6 +578,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'pet_classifier.tables.printable': ('tables.html#printable', 'pet_classifier/tables.py'),
                                        'pet_classifier.tables.table_format': ('tables.html#table_format', 'pet_classifier/tables.py'),
                                        'pet_classifier.tables.table_schema': ('tables.html#table_schema', 'pet_classifier/tables.py')},
+            'pet_classifier.telemetry': { 'pet_classifier.telemetry.no_telemetry': ( 'offline.html#no_telemetry',
+                                                                                     'pet_classifier/telemetry.py')},
             'pet_classifier.training': { 'pet_classifier.training.KeepBest': ('training.html#keepbest', 'pet_classifier/training.py'),
                                          'pet_classifier.training.KeepBest.__init__': ( 'training.html#keepbest.__init__',
                                                                                         'pet_classifier/training.py'),

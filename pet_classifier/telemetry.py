@@ -10,7 +10,8 @@ import os
 import sys
 
 # %% ../nbs/00d_offline.ipynb #5a54936d
-SWITCHES = dict(HF_HUB_DISABLE_TELEMETRY='1', GRADIO_ANALYTICS_ENABLED='False', ORT_DISABLE_TELEMETRY='1', RAY_USAGE_STATS_ENABLED='0')
+SWITCHES = dict(HF_HUB_DISABLE_TELEMETRY='1', GRADIO_ANALYTICS_ENABLED='False', ORT_DISABLE_TELEMETRY='1',
+                RAY_USAGE_STATS_ENABLED='0')
 
 def no_telemetry():
     "Switch off what Gradio, huggingface_hub, ONNX Runtime, OpenVINO and Ray would report, for this process and those it starts"

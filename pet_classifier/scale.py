@@ -124,7 +124,6 @@ def ray_cluster(
     workers:int|None=None, # processes at the same time; None: one a core
 ): # yields how many workers there can be
     "Inside, Ray runs; one that was running in this process before is used, and left running"
-    check_address(address)
     os.environ.setdefault('RAY_BACKEND_LOG_LEVEL', 'fatal')
     import ray
     import ray.data
@@ -166,6 +165,7 @@ def rows_on_ray(
     if chunk < 1 or not names: raise ValueError(f'{len(names)} pictures, chunk={chunk}: expected at least 1 of each')
     if workers is not None and workers < 1: raise ValueError(f'workers={workers}: expected at least 1, or None for one a core')
     if address and find_spec('ray') is None: raise ValueError("ray not installed; pip install 'pet-classifier[scale]'")
+    if address: check_address(address)
     (rows_of := make())([])
     digest = sha256(b'\0'.join(part for name in names for part in (name, os.path.abspath(name)))).hexdigest()
     _begin(folder, rows_of.about | dict(pictures=len(names), list=digest, chunk=chunk))

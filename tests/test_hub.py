@@ -192,7 +192,8 @@ def test_an_error_of_the_hub_is_one_line_without_a_token(bundle, hub, capfd, cal
 
 
 @pytest.mark.parametrize('call, raw', [
-    ('info', '{"private": "no"}'), *((call, raw) for call in ('create', 'info', 'preupload', 'commit') for raw in ('', '[]', '{}', 'null', '"hf_made_up"', PAGE))])
+    ('info', '{"private": "no"}'), *((call, raw) for call in ('create', 'info', 'preupload', 'commit')
+                                       for raw in ('', '[]', '{}', 'null', '"hf_made_up"', PAGE))])
 def test_an_odd_answer_is_one_line(bundle, hub, capfd, call, raw):
     hub.raw = {call: raw}
     assert re.search('the answer is not one that a Hub gives .*between you and the Hub', said_by(bundle, hub, capfd))

@@ -26,6 +26,7 @@ from .learner import *
 from .loaders import *
 from .lr import *
 from .onnx_file import *
+from .parts import *
 from .pixels import *
 from .precision import *
 from .predict import *
@@ -39,5 +40,6 @@ from .space import *
 from .splits import *
 from .storage import *
 from .tables import *
+from .telemetry import *
 from .training import *
 from .unknown import *

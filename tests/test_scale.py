@@ -1,16 +1,13 @@
-"On Ray, no row is lost or there twice, and each is what one process would have said; a head trained on them is the same."
+"By many processes, no row is lost or there twice, each is what one would have said; a head trained on them is the same."
 import os
 import shutil
 import signal
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import psutil
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from fastai.callback.core import Callback
@@ -21,26 +18,19 @@ from pet_classifier.far_head import unseen_loaders, use_features
 from pet_classifier.features import picture_features
 from pet_classifier.head import fit_head
 from pet_classifier.images import ImageProblem
+from pet_classifier.parts import PartWriter, part_file
 from pet_classifier.predict import Predictor
-from pet_classifier.scale import (
-    TRIES,
-    FeatureRows,
-    PartWriter,
-    PredictionRows,
-    check_address,
-    features_on_ray,
-    part_file,
-    predict_on_ray,
-    ray_cluster,
-)
+from pet_classifier.scale import FeatureRows, PredictionRows, check_address, features_on_ray, predict_on_ray
 from pet_classifier.training import fine_tune
 
 
 @pytest.fixture(scope='module')
 def cluster():
-    "Ray on this machine with two workers, for all tests of this file"
-    pytest.importorskip('ray', reason='Ray is not installed (the extra "scale")')
-    with ray_cluster(workers=2) as workers: yield workers
+    "Ray on this machine with two workers"
+    ray = pytest.importorskip('ray', reason='Ray is not installed (the extra "scale")')
+    ray.init(address='local', num_cpus=2, include_dashboard=False, object_store_memory=200_000_000, log_to_driver=False)
+    yield 'auto'
+    ray.shutdown()
 
 
 @pytest.fixture
@@ -78,28 +68,32 @@ def equal_to_local(out, files, bundle, top=2):
     return far
 
 
-def workers():
-    "The processes of this test that Ray computes in"
+def children(word):
+    "The processes under this one that have `word` in their command line"
     def is_one(p):
-        try: return any('MapWorker' in word for word in p.cmdline())
+        try: return word in ' '.join(p.cmdline())
         except psutil.Error: return False
-    return {p.pid for p in psutil.Process().children(recursive=True) if is_one(p)}
+    return [p for p in psutil.Process().children(recursive=True) if is_one(p)]
 
 
-def test_with_a_worker_killed_in_the_middle_no_row_is_lost_and_none_twice(cluster, bundle, files, tmp_path):
-    killed, parts_then = set(), []
+@pytest.mark.parametrize('where', ['here', 'on Ray'])
+def test_with_the_workers_killed_in_the_middle_no_row_is_lost_and_none_twice(request, bundle, files, tmp_path, where):
+    address = request.getfixturevalue('cluster') if where == 'on Ray' else None
+    killed, parts_then, said = set(), [], []
     def kill(line):
-        if killed: return
+        said.append(line)
+        if killed or ' of ' not in line: return
         parts_then.append(len(list((tmp_path/'out').glob('part-*'))))
-        killed.update(workers())
+        killed.update(p.pid for p in children('MapWorker' if address else 'LokyProcess'))
         for pid in killed: os.kill(pid, signal.SIGKILL)
-    out = predict_on_ray(bundle, files, tmp_path/'out', top=2, precision='fp32', workers=2, chunk=1, say=kill)
-    assert killed and parts_then[0] < 100
+    out = predict_on_ray(bundle, files, tmp_path/'out', top=2, precision='fp32', address=address, workers=2, chunk=25, say=kill)
+    assert killed and parts_then[0] < 4
+    assert said[0].startswith('joining the Ray cluster at auto, for which this machine opens ports') == bool(address)
     equal_to_local(out, files, bundle)
-    assert sorted(f.name for f in out.iterdir()) == ['_about.json', *(f'part-{i:07}.parquet' for i in range(100))]
+    assert sorted(f.name for f in out.iterdir()) == ['_about.json', *(f'part-{i:07}.parquet' for i in range(4))]
 
 
-def test_features_are_those_of_the_local_path_and_train_the_same_head(cluster, learn, learner, bundle, tiny_table, tmp_path):
+def test_features_are_those_of_the_local_path_and_train_the_same_head(learn, learner, bundle, tiny_table, tmp_path):
     order = [f for dl in learn.dls.loaders for f in dl.dataset.items.file]
     rng = np.random.default_rng(0)
     mixed = [order[i] for i in rng.permutation(18)] + [tmp_path/'nowhere.jpg']
@@ -121,28 +115,27 @@ def test_features_are_those_of_the_local_path_and_train_the_same_head(cluster, l
         use_features(learner(unseen_loaders(nobody, size=32), precision='fp32'), out)
 
 
-def test_what_a_worker_cannot_do_is_said(cluster, bundle, files, tmp_path, monkeypatch):
-    def gone(*args, really=scale._give_out):
-        shutil.move(bundle, tmp_path/'away')  # as on a machine that does not have it
-        really(*args)
-    monkeypatch.setattr(scale, '_give_out', gone)
-    with pytest.raises(OSError, match=r'part \d could not be made on .*: .*/model. is no bundle'):
+def test_what_a_worker_cannot_do_is_said(bundle, files, tmp_path, monkeypatch):
+    def gone(*args, really=scale._here):
+        shutil.move(bundle, tmp_path/'away')
+        yield from really(*args)
+    monkeypatch.setattr(scale, '_here', gone)
+    with pytest.raises(OSError, match=r'part \d could not be made: .*/model. is no bundle'):
         predict_on_ray(bundle, files[:4], tmp_path/'out', workers=2, chunk=2)
     assert [f.name for f in (tmp_path/'out').glob('part-*')] == []
 
 
 def test_only_what_is_missing_is_done_by_the_next_call(bundle, files, tmp_path, monkeypatch):
-    monkeypatch.setattr(scale, 'find_spec', lambda name: True)  # Ray is not needed here
     given = []
-    def by_hand(writer, args, todo, *others):
+    def by_hand(args, todo, workers):
         given.append([t['part'] for t in todo])
-        for t in todo: writer(*args).write(*t.values())
-    monkeypatch.setattr(scale, '_give_out', by_hand)
+        for t in todo: yield PartWriter(*args).write(**t) or 1
+    monkeypatch.setattr(scale, '_here', by_hand)
     for lost in [], [3, 41], []:
         for part in lost: part_file(tmp_path/'out', part).unlink()
         (tmp_path/'out').mkdir(exist_ok=True)
         equal_to_local(predict_on_ray(bundle, files, tmp_path/'out', top=2, precision='fp32', chunk=2), files, bundle)
-    assert given == [list(range(50)), [3, 41]]
+    assert given == [list(range(50)), [3, 41], []]
 
 
 def test_rows_of_predictions_and_features_without_ray(bundle, learn, files):
@@ -159,52 +152,16 @@ def test_rows_of_predictions_and_features_without_ray(bundle, learn, files):
     assert FeatureRows(bundle)([]).num_rows == 0
 
 
-def test_a_part_that_is_done_again_is_the_same_file(tmp_path):
-    calls = []
-    class Rows:
-        def __call__(self, files):
-            calls.append([f.name for f in files])
-            return pa.table(dict(x=list(range(len(files)))))
-    writer = PartWriter(Rows, tmp_path, tmp_path)
-    for _ in range(3): writer.write(2, 20, [b'a', b'b'])
-    assert calls == [['a', 'b']] and [f.name for f in tmp_path.iterdir()] == ['part-0000002.parquet']
-    assert pq.read_table(part_file(tmp_path, 2)).to_pydict() == dict(number=[20, 21], file=['a', 'b'], x=[0, 1])
+def never(*args): raise AssertionError('somebody was asked')
 
 
-def test_a_picture_that_ends_each_process_ends_the_work(tmp_path):
-    begun, seen = tmp_path/'_begun-0000000', []
-    class Rows:
-        def __call__(self, files):
-            seen.append(begun.stat().st_size)
-            raise ValueError('this is an error, and not the end of the process')
-    def answer(): return PartWriter(Rows, tmp_path, tmp_path)(pa.table(dict(part=[0], first=[0], names=[[b'bomb.jpg']])))
-    for _ in range(TRIES + 1): assert 'this is an error' in answer()['error'][0].as_py()
-    begun.write_bytes((TRIES - 1)*b'.')  # as so many processes leave it that were ended
-    answer()
-    assert seen == [1]*(TRIES + 1) + [TRIES]
-    begun.write_bytes(TRIES*b'.')
-    said = answer()['error'][0].as_py()
-    assert f'it ended the process {TRIES} times; one of its 1 pictures, of which the first is bomb.jpg' in said
-    assert len(seen) == TRIES + 2 and not list(tmp_path.iterdir())  # and may be tried again
-
-
-def test_a_disk_that_refuses_is_an_answer_and_leaves_no_part(bundle, files, tmp_path, monkeypatch):
-    def full(fd): raise OSError(28, 'No space left on device')
-    monkeypatch.setattr('os.fsync', full)
-    answer = PartWriter(partial(PredictionRows, bundle), tmp_path, tmp_path)(
-        pa.table(dict(part=[0], first=[0], names=[[os.fsencode(files[0])]])))
-    assert 'No space left' in answer['error'][0].as_py() and not [*tmp_path.glob('part*'), *tmp_path.glob('_begun*')]
-
-
-def never(*args): raise AssertionError('Ray was asked')
-
-
-def test_what_cannot_be_is_said_before_ray_is_asked(bundle, learn, files, tmp_path, monkeypatch):
-    monkeypatch.setattr(scale, 'find_spec', lambda name: True)
-    monkeypatch.setattr(scale, '_give_out', never)
+def test_what_cannot_be_is_said_before_anything_is_started(bundle, learn, files, tmp_path, monkeypatch):
+    monkeypatch.setattr(scale, '_here', never)
     out = tmp_path/'out'
     for kwargs, said in ((dict(chunk=0), 'chunk=0: expected at least 1'), (dict(top=4), 'top=4: expected 1 to 3'),
-                         (dict(engine='abacus'), "engine='abacus'"), (dict(precision='fp8'), "precision='fp8'")):
+                         (dict(engine='abacus'), "engine='abacus'"), (dict(workers=0), 'workers=0: expected at least 1'),
+                         (dict(address='local'), 'this machine alone needs no Ray; leave the address out'),
+                         (dict(precision='fp8'), "precision='fp8'")):
         with pytest.raises(ValueError, match=said): predict_on_ray(bundle, files, out, **kwargs)
     with pytest.raises(ValueError, match='0 pictures'): predict_on_ray(bundle, [], out)
     for address in '127.0.0.1:9', 'ray://127.0.0.1:9':
@@ -212,7 +169,7 @@ def test_what_cannot_be_is_said_before_ray_is_asked(bundle, learn, files, tmp_pa
     with pytest.raises(FileNotFoundError, match='no bundle'): features_on_ray(tmp_path, files, out)
     assert not out.exists()
     with pytest.raises(ValueError, match='is not empty'): predict_on_ray(bundle, files, tmp_path/'many')
-    monkeypatch.setattr(scale, '_give_out', lambda *args: None)  # which does nothing
+    monkeypatch.setattr(scale, '_here', lambda *args: [])  # which does nothing
     with pytest.raises(OSError, match='100 of 100 parts were written, but are not in .* all machines share'):
         predict_on_ray(bundle, files, out, chunk=1, precision='fp32')
     for kwargs, what in (dict(top=2), 'top'), (dict(chunk=2), 'chunk'), (dict(precision='bf16'), 'precision'):
@@ -224,8 +181,7 @@ def test_what_cannot_be_is_said_before_ray_is_asked(bundle, learn, files, tmp_pa
 
 
 def test_the_same_names_in_another_folder_are_other_pictures(bundle, tmp_path, monkeypatch):
-    monkeypatch.setattr(scale, 'find_spec', lambda name: True)
-    monkeypatch.setattr(scale, '_give_out', lambda *args: None)
+    monkeypatch.setattr(scale, '_here', lambda *args: [])
     for name in 'a', 'b':
         (tmp_path/name).mkdir()
         monkeypatch.chdir(tmp_path/name)
@@ -238,13 +194,12 @@ def test_what_ray_says_is_one_line(bundle, files, tmp_path, monkeypatch):
     def mismatch(**kwargs): raise RuntimeError('Version mismatch: the cluster has another Python\nand more lines')
     monkeypatch.setattr(ray, 'is_initialized', lambda: False)
     monkeypatch.setattr(ray, 'init', mismatch)
-    with pytest.raises(OSError, match='^Ray could not be started, or joined: Version mismatch: the cluster has another Python$'):
-        predict_on_ray(bundle, files[:2], tmp_path/'out', precision='fp32')
+    with pytest.raises(OSError, match='^the Ray cluster could not be joined: Version mismatch: the cluster has another Python$'):
+        predict_on_ray(bundle, files[:2], tmp_path/'out', precision='fp32', address='auto')
 
 
 def test_rows_of_no_run_are_refused(learn, bundle, files, tmp_path, monkeypatch):
-    monkeypatch.setattr(scale, 'find_spec', lambda name: True)
-    monkeypatch.setattr(scale, '_give_out', lambda *args: None)
+    monkeypatch.setattr(scale, '_here', lambda *args: [])
     out = tmp_path/'out'
     with pytest.raises(OSError, match='were written'): predict_on_ray(bundle, files, out, chunk=1, precision='fp32')
     with pytest.raises(FileNotFoundError, match='holds no rows'): use_features(learn, tmp_path/'nowhere')
@@ -255,7 +210,7 @@ def test_without_ray_the_way_out_is_said(bundle, files, tmp_path, monkeypatch):
     monkeypatch.setattr(scale, 'find_spec', lambda name: None)
     for call in predict_on_ray, features_on_ray:
         with pytest.raises(ValueError, match=r"ray not installed; pip install 'pet-classifier\[scale\]'"):
-            call(bundle, files, tmp_path/'out')
+            call(bundle, files, tmp_path/'out', address='auto')
     assert not (tmp_path/'out').exists()
 
 

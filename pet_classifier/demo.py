@@ -108,8 +108,8 @@ class _Page:
 
     async def page(self, request):
         from starlette.responses import HTMLResponse
-        nonce, most = token_urlsafe(16), request.app.state.limit.most
-        html = self.template.render(nonce=nonce, max_bytes=most, max_mb=f'{most/2**20:g}', **self.told)
+        nonce, limit = token_urlsafe(16), request.app.state.limit
+        html = self.template.render(nonce=nonce, limit=limit, **self.told)
         return HTMLResponse(html, headers={'content-security-policy': _POLICY.format(nonce)})
 
     def _answer(self, data, sandbox):

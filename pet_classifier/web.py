@@ -93,12 +93,13 @@ class BodyLimit:
         seconds:float=60, # for one to come in
     ):
         self.most, self.all, self.seconds, self.held = most, at_once*most, seconds, 0
+        self.mb = f'{round(most/2**20, 2):g} MB'
 
     async def _read(self, request, body):
         async for piece in request.stream():
             self.held += len(piece)
             body += piece
-            if len(body) > self.most: raise Refused(413, f'more than {self.most/2**20:g} MB')
+            if len(body) > self.most: raise Refused(413, f'more than {self.mb}')
             if self.held > self.all: raise Refused(503, 'too many files at once; try again')
 
     async def __call__(self,
@@ -108,7 +109,7 @@ class BodyLimit:
         "Await `use` of the body of `request`; `Refused` if it is too large, or too slow"
         from starlette.requests import ClientDisconnect
         length, body = request.headers.get('content-length', '0'), bytearray()
-        if len(length) > 15 or int(length) > self.most: raise Refused(413, f'more than {self.most/2**20:g} MB')
+        if len(length) > 15 or int(length) > self.most: raise Refused(413, f'more than {self.mb}')
         try:
             await asyncio.wait_for(self._read(request, body), self.seconds)
             return await use(bytes(body))

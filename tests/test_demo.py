@@ -60,7 +60,7 @@ def post(url, data, path='/predict', **headers):
     return got.status, json.loads(got.read())
 
 
-def raw(url, request, wait=10):
+def raw(url, request, wait=60):
     "What the server says to the bytes `request`: its status, 0 if it says nothing; and all of it"
     host, port = urlparse(url).hostname, urlparse(url).port
     got = b''

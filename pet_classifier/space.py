@@ -8,63 +8,65 @@ __all__ = ['write_space']
 # %% ../nbs/14a_space.ipynb #5ab02e01
 import shutil
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 from . import __version__
 from .bundle import _FILES, harmless, load_bundle
-from .demo import limits, need_gradio
+from .demo import limits
 from .images import listed
 from .storage import replacing_dir
 
 # %% ../nbs/14a_space.ipynb #5ab02e02
-_APP = '''"The page of the bundle in `model`: `python app.py` serves it on this machine, a Space to everybody."
-import os
-from pathlib import Path
-
-from pet_classifier.demo import demo_app, serve
-
-app = demo_app(Path(__file__).parent/'model')
-if __name__ == '__main__': serve(app, 7860, os.environ.get('GRADIO_SERVER_NAME', '127.0.0.1'))
+_DOCKER = '''FROM python:{python}-slim
+RUN useradd --create-home --uid 1000 user
+USER user
+WORKDIR /home/user/app
+ENV PATH=/home/user/.local/bin:$PATH
+COPY --chown=user . .
+RUN pip install --user --no-cache-dir -r requirements.txt
+EXPOSE 7860
+CMD ["pet-classifier", "demo", "model", "--host", "0.0.0.0", "--port", "7860"]
+'''
+_REQUIREMENTS = '''--extra-index-url https://download.pytorch.org/whl/cpu
+pet-classifier[demo]=={version}
 '''
 _README = '''---
 title: What is on this photo?
-sdk: gradio
-sdk_version: {gradio}
-python_version: "{python}"
-app_file: app.py
+sdk: docker
+app_port: 7860
 ---
 # What is on this photo?
 
 A photo in, one of {n} kinds out, and where the network looked. {limits}
 The pictures that it learned from: {data} ({licence}). More about it stands in `model/README.md`.
 
-On this machine, `pip install -r requirements.txt` and `python app.py`. For everybody, as a Space on the Hugging Face Hub:
+On this machine, `pip install -r requirements.txt` and `pet-classifier demo model`. For everybody, as a Space on the Hugging Face
+Hub:
 
-    hf repos create NAME --type space --sdk gradio
+    hf repos create NAME --type space --sdk docker
     hf upload NAME . --type space
 
-`requirements.txt` asks for pet-classifier {version}; if your index does not have it, lay its wheel beside `app.py` and write the
+`requirements.txt` asks for pet-classifier {version}; if your index does not have it, lay its wheel beside it and write the
 wheel's name there.
 '''
+_BEFORE = ['.gitattributes', 'README.md', 'app.py', 'model', 'requirements.txt'] # what a Space held while it was Gradio's
 
 def write_space(
     bundle, # the folder of a bundle
     folder, # where to; a Space that is there already is replaced
 ) -> Path: # the folder
-    "The page of `bundle` as a folder that runs here, or on the Hugging Face Hub as a Space"
-    need_gradio()
+    "Write the page of `bundle` as a folder that runs here, or on the Hugging Face Hub as a Space"
     bundle, folder, loaded = Path(bundle), Path(folder), load_bundle(bundle)
     facts = loaded.config['facts']
     texts = {
-        'app.py': _APP, 'requirements.txt': f'pet-classifier[demo]=={__version__}\n',
+        'Dockerfile': _DOCKER.format(python=f'{sys.version_info.major}.{sys.version_info.minor}'),
+        'requirements.txt': _REQUIREMENTS.format(version=__version__),
         '.gitattributes': '*.safetensors filter=lfs diff=lfs merge=lfs -text\n',
         'README.md': _README.format(
-            gradio=version('gradio'), python=f'{sys.version_info.major}.{sys.version_info.minor}', n=len(loaded.vocab),
-            limits=harmless(limits(loaded)), data=harmless(facts.get('data', 'not known')), version=__version__,
-            licence=harmless(facts.get('data_licence', 'whose they are is not known')))}
+            n=len(loaded.vocab), limits=harmless(limits(loaded)), data=harmless(facts.get('data', 'not known')),
+            version=__version__, licence=harmless(facts.get('data_licence', 'whose they are is not known')))}
     there = sorted(f.name for f in folder.iterdir()) if folder.is_dir() else []
-    if there and there != sorted([*texts, 'model']):
+    if there and there not in (sorted([*texts, 'model']), _BEFORE):
         raise FileExistsError(f"'{folder}' holds what is no Space ({listed(there)}) and would be replaced; give a new folder")
     with replacing_dir(folder) as new:
         for name, text in texts.items(): (new/name).write_text(text, encoding='utf-8')

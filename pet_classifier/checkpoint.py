@@ -96,7 +96,7 @@ def check_finite(
 ):
     "Refuse tensors that hold NaN or infinity"
     if odd := [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]:
-        raise ValueError(f'{file.name} cannot be used: {len(odd)} tensors hold values that are no finite numbers, such as {odd[0]}')
+        raise ValueError(f'{file.name} cannot be used: {len(odd)} tensors hold NaN or infinity, such as {odd[0]}')
 
 def check_fits(
     file:Path, # where `state` is from, for the error

@@ -156,7 +156,8 @@ def _trained(learn, known, out, config, resume, say):
     save_trouble(out, learn, known.table, known.root, say)
     suggested, checkpoint = None, Checkpoint(out/LAST, resume)
     with not_fatal('the learning-rate finder', say): suggested = find_lr(learn, plot=False, seed=config.seed)
-    for dl in learn.dls.loaders if config.epochs else [learn.dls.valid]: dl.squares.path # decoded now: images may vanish later
+    used = learn.dls.loaders if config.epochs else [learn.dls.valid]
+    if not all([dl.squares.path for dl in used]): say('decoded images are not cached') # decoded now: images may vanish later
     try: return train_stages(learn, config.head_epochs, config.epochs, config.lr, config.seed, say, checkpoint), suggested
     except KeyboardInterrupt:
         say(f'\ninterrupted; {checkpoint.reached}, and the same command with --resume goes on from there')

@@ -67,7 +67,7 @@ def test_names_are_shown_and_do_nothing(run):
 def test_pictures_that_moved_are_said_and_found_again(run, tiny_run, tmp_path):
     moved = shutil.copytree(tiny_run.data, tmp_path/'moved')
     metrics = json.loads((run/'metrics.json').read_text())
-    (run/'metrics.json').write_text(json.dumps(metrics | dict(root=str(tmp_path/'gone'))))
+    (run/'metrics.json').write_text(json.dumps(metrics | dict(root=str(tmp_path/'gone'), root_from_run='gone')))
     before = (run/'report.html').read_bytes()
     with pytest.raises(FileNotFoundError, match='is left as it is; say where they are'): page(run)
     assert (run/'report.html').read_bytes() == before  # nothing good is replaced by something worse
@@ -78,8 +78,8 @@ def test_pictures_that_moved_are_said_and_found_again(run, tiny_run, tmp_path):
 
 
 @pytest.mark.parametrize('change, said', [
-    (dict(temperature='1'), 'temperature that is str'), (dict(size=10**400), 'out of range: size'), (dict(created='?'), 'as created'),
-    (dict(versions=None), 'versions that is NoneType'), (dict(temperature=-1), 'the temperature -1')])
+    (dict(temperature='1'), 'temperature that is str'), (dict(size=10**400), 'out of range: size'),
+    (dict(created='?'), 'as created'), (dict(versions=None), 'versions that is NoneType'), (dict(temperature=-1), 'the temperature -1')])
 def test_changed_metrics_are_one_line(run, change, said, capsys):
     metrics = json.loads((run/'metrics.json').read_text())
     (run/'metrics.json').write_text(json.dumps(metrics | change))

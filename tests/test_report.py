@@ -79,7 +79,8 @@ def test_pictures_that_moved_are_said_and_found_again(run, tiny_run, tmp_path):
 
 @pytest.mark.parametrize('change, said', [
     (dict(temperature='1'), 'temperature that is str'), (dict(size=10**400), 'out of range: size'),
-    (dict(created='?'), 'as created'), (dict(versions=None), 'versions that is NoneType'), (dict(temperature=-1), 'the temperature -1')])
+    (dict(created='?'), 'as created'),
+    (dict(versions=None), 'versions that is NoneType'), (dict(temperature=-1), 'the temperature -1')])
 def test_changed_metrics_are_one_line(run, change, said, capsys):
     metrics = json.loads((run/'metrics.json').read_text())
     (run/'metrics.json').write_text(json.dumps(metrics | change))

@@ -14,9 +14,10 @@ from fastai.callback.core import Callback
 from fastai.learner import Learner
 from fastai.torch_core import get_model, no_random
 
-from .checkpoint import Checkpoint, check_fits, keeping, read_tensors, write_tensors
+from .checkpoint import Checkpoint, check_finite, check_fits, keeping, read_tensors, write_tensors
 from .device import fast_math
 from .guard import refuse_unknown
+from .images import listed
 from .learner import frozen_groups
 
 # %% ../nbs/09_training.ipynb #d4fcd54b
@@ -134,6 +135,9 @@ def load_stage(
         raise FileNotFoundError(f'no stage {name!r}; there are: {", ".join(there) or "none"}')
     stage, state = read_tensors(file, 'stage')
     check_fits(file, state, learn.model)
+    check_finite(file, state)
+    if stage.get('format_version') not in (1, 2) or type(stage.get('frozen')) is not int:
+        raise ValueError(f"{file.name} is not a stage that this version reads: {listed(f'{k} {v}' for k, v in stage.items())}")
     learn.model.load_state_dict(state)
     learn.opt = None # its momentum belongs to the weights that are gone
     learn.model.zero_grad() # and a weight with a gradient, if only of 0, would be decayed

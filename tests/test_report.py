@@ -67,12 +67,37 @@ def test_names_are_shown_and_do_nothing(run):
 def test_pictures_that_moved_are_said_and_found_again(run, tiny_run, tmp_path):
     moved = shutil.copytree(tiny_run.data, tmp_path/'moved')
     metrics = json.loads((run/'metrics.json').read_text())
-    (run/'metrics.json').write_text(json.dumps(metrics | dict(root=str(tmp_path/'gone'))))
-    assert 'could not be opened any more' in page(run)
+    (run/'metrics.json').write_text(json.dumps(metrics | dict(root=str(tmp_path/'gone'), root_from_run='gone')))
+    before = (run/'report.html').read_bytes()
+    with pytest.raises(FileNotFoundError, match='is left as it is; say where they are'): page(run)
+    assert (run/'report.html').read_bytes() == before  # nothing good is replaced by something worse
+    with pytest.raises(FileNotFoundError, match='none of the 4 images is in'): write_report(run, tmp_path)
     assert 'could not be opened any more' not in write_report(run, moved).read_text()
+    (run/'report.html').unlink()
+    with pytest.warns(UserWarning, match='could not be opened any more'): assert 'could not be opened any more' in page(run)
 
 
-@pytest.mark.parametrize('name', ['metrics.json', 'predictions.csv', 'doubts.csv', 'history.csv'])
+@pytest.mark.parametrize('change, said', [
+    (dict(temperature='1'), 'temperature that is str'), (dict(size=10**400), 'out of range: size'),
+    (dict(created='?'), 'as created'),
+    (dict(versions=None), 'versions that is NoneType'), (dict(temperature=-1), 'the temperature -1')])
+def test_changed_metrics_are_one_line(run, change, said, capsys):
+    metrics = json.loads((run/'metrics.json').read_text())
+    (run/'metrics.json').write_text(json.dumps(metrics | change))
+    assert main(['report', str(run)]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith('error: metrics.json in') and said in line and line.count('\n') == 1
+
+
+@pytest.mark.parametrize('name', ['history.csv', 'duplicates.csv', 'doubts.csv', 'predictions.csv'])
+def test_damaged_tables_are_one_line(run, name, capsys):
+    (run/name).write_text('a,b\n1,2\n')
+    assert main(['report', str(run)]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith(f'error: {name} in') and line.count('\n') == 1
+
+
+@pytest.mark.parametrize('name', ['metrics.json', 'predictions.csv', 'history.csv'])
 def test_what_is_missing_is_named(run, name, capsys):
     (run/name).unlink()
     with pytest.raises(FileNotFoundError, match=f'there is no {name}'): read_run(run)

@@ -131,7 +131,8 @@ def print_table(
 ):
     "Print `frame`: aligned on a terminal, as CSV in a pipe; control characters escaped"
     from pet_classifier.storage import printable
-    shown = frame.apply(lambda col: col.map(lambda v: printable(v) if isinstance(v, (str, os.PathLike)) else v))
+    texts = frame.select_dtypes(exclude=['number', 'bool'])
+    shown = frame.assign(**{c: texts[c].map(lambda v: printable(v) if isinstance(v, (str, os.PathLike)) else v) for c in texts})
     if sys.stdout.isatty(): print(shown.to_string(index=False, float_format='{:.3f}'.format))
     else: shown.to_csv(sys.stdout, index=False)
 
@@ -152,9 +153,11 @@ def file_to_write(
 # %% ../nbs/00d_console.ipynb #8c8134a9
 def _interrupt_again(unraisable):
     "Raise Ctrl-C once more in the main thread, if it came in a callback that Python only reports"
-    import _thread
-    import threading
-    if issubclass(unraisable.exc_type, KeyboardInterrupt): threading.Timer(0.05, _thread.interrupt_main).start()
+    from _thread import interrupt_main
+    from functools import partial
+    from threading import Timer
+    again = interrupt_main if os.name == 'nt' else partial(os.kill, os.getpid(), signal.SIGINT) # which wakes a thread that waits
+    if issubclass(unraisable.exc_type, KeyboardInterrupt): Timer(0.05, again).start()
 
 def run():
     "Run the program `pet-classifier`"

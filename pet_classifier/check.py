@@ -8,6 +8,7 @@ __all__ = ['COLUMNS', 'ATTENTION', 'KINDS', 'labelled_images', 'duplicate_groups
 
 # %% ../nbs/13b_check.ipynb #b8e349b2
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -151,5 +152,9 @@ def evaluation_lines(
              f'{left_out} left out']
     if (majority := getattr(interp, 'majority_error', None)) is not None:
         lines.append(f'always answering the most frequent class would be wrong in {majority:.1%}')
+    unknown:Any = getattr(interp, 'unknown', None)
+    if unknown is not None and len(unknown):
+        lines.append(f'{len(unknown):,} images are counted apart, for their labels are no classes of this bundle: '
+                     f'{listed(sorted(set(unknown.label)))}')
     if never := list(getattr(interp, 'never_predicted', [])): lines.append(f'never predicted: {listed(never)}')
     return lines

@@ -1,4 +1,4 @@
-"What is printed where: errors of any class, warnings, closed streams, Ctrl-C at every moment, names that hold control characters."
+"What is printed where: errors of any class, warnings, closed streams, Ctrl-C at every moment, control characters in names."
 import errno
 import os
 import signal
@@ -20,10 +20,12 @@ class Panic(BaseException):
     "As those of libraries written in Rust: no `Exception`"
 
 
-ERRORS = [ValueError('two\nlines'), FileNotFoundError(errno.ENOENT, 'No such file or directory', 'x.jpg'), OSError('no room'),
-          KeyError('label'), RuntimeError('of torch:\n  a long\n  story'), MemoryError(), AssertionError(), RecursionError('too deep'),
-          UnicodeEncodeError('utf-8', 'x\udce9', 1, 2, 'surrogates not allowed'), EOFError(), TypeError('\033[2J'), Panic('in Rust'),
-          BrokenPipeError(errno.EPIPE, 'Broken pipe'), StopIteration(), ImportError('no module named x'), NotImplementedError()]
+ERRORS = [
+    ValueError('two\nlines'), FileNotFoundError(errno.ENOENT, 'No such file or directory', 'x.jpg'), OSError('no room'),
+    KeyError('label'), RuntimeError('of torch:\n  a long\n  story'), AssertionError(), RecursionError('too deep'),
+    UnicodeEncodeError('utf-8', 'x\udce9', 1, 2, 'surrogates not allowed'), TypeError('\033[2J'), Panic('in Rust'),
+    BrokenPipeError(errno.EPIPE, 'Broken pipe'), ImportError('no module named x'), NotImplementedError(), MemoryError(),
+    EOFError(), StopIteration()]
 
 
 @pytest.mark.parametrize('error', ERRORS, ids=lambda e: type(e).__name__)
@@ -62,8 +64,9 @@ def test_version_stands_on_the_root(capsys):
 
 def program(code, shell='', **kwargs):
     "A process that runs `run` with `code` as its `main`, without anything heavy; `shell` stands behind the command"
-    code = f'import sys, types\nfrom pet_classifier import console\ncli = sys.modules["pet_classifier.cli"] = types.ModuleType("cli")\n' \
-           f'def main():\n    {code}\ncli.main = main\nconsole.run()'
+    code = ('import sys, types\nfrom pet_classifier import console\n'
+            'cli = sys.modules["pet_classifier.cli"] = types.ModuleType("cli")\n'
+            f'def main():\n    {code}\ncli.main = main\nconsole.run()')
     return subprocess.Popen(['/bin/sh', '-c', f'exec "$0" -c "$1" {shell}', sys.executable, code], text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs)
 
@@ -93,7 +96,7 @@ def test_a_full_disk_behind_standard_output_is_told_at_the_end(capsys, monkeypat
         monkeypatch.setattr(sys, 'stdout', steady := Steady(full))
         done = []
         def command():
-            for i in range(3): print('x'*100_000, flush=True)
+            for _ in range(3): print('x'*100_000, flush=True)
             done.append(1)
         assert exit_code(command) == 2 and done
         assert steady.error.errno == errno.ENOSPC
@@ -132,8 +135,8 @@ def test_ctrl_c_while_the_command_line_is_imported(tmp_path):
 
 @posix
 def test_ctrl_c_in_a_callback_is_not_lost():
-    p = program('import time, weakref\n    def stop(ref): raise KeyboardInterrupt\n    class A: pass\n    a = A(); ref = weakref.ref(a, stop); '
-                'del a\n    from pet_classifier.console import exit_code\n    return exit_code(lambda: time.sleep(60))')
+    p = program('import time, weakref\n    def stop(ref): raise KeyboardInterrupt\n    class A: pass\n    a = A()\n'
+                '    ref = weakref.ref(a, stop)\n    del a\n    return console.exit_code(lambda: time.sleep(60))')
     out, err = p.communicate(timeout=50)
     assert (p.returncode, out, err) == (130, '', 'interrupted\n')
 
@@ -182,18 +185,20 @@ def test_no_control_character_is_printed(name, terminal, capsys, monkeypatch):
 @posix
 def test_what_is_no_file_is_not_replaced(tmp_path):
     os.mkfifo(tmp_path/'fifo.csv')
-    for there, said in (tmp_path/'fifo.csv', 'a pipe or a device'), (tmp_path, 'is a folder'), (file_to_write(tmp_path/'new.csv'), ''):
-        if not said: continue
-        with pytest.raises((ValueError, OSError), match=said): file_to_write(there)
     (tmp_path/'old.csv').touch()
+    wrong = (tmp_path/'fifo.csv', 'a pipe or a device'), (tmp_path, 'is a folder'), (tmp_path/'old.csv'/'x', 'old.csv')
+    for there, said in wrong:
+        with pytest.raises((ValueError, OSError), match=said): file_to_write(there)
+    assert file_to_write(tmp_path/'new'/'new.csv') == tmp_path/'new'/'new.csv'
     (tmp_path/'link.csv').symlink_to(tmp_path/'fifo.csv')
     assert file_to_write(tmp_path/'old.csv', '.csv') == tmp_path/'old.csv'
     with pytest.raises(ValueError, match='pipe'): file_to_write(tmp_path/'link.csv')
 
 
 @posix
-@pytest.mark.parametrize('words', [['check', '{data}', '--out', '{fifo}.csv'], ['predict', '{bundle}', '{data}', '--out', '{fifo}.csv'],
-                                   ['find-lr', '{data}', '--out', '{fifo}.png'], ['export', '{bundle}', '--onnx', '{fifo}.onnx']])
+@pytest.mark.parametrize('words', [
+    ['check', '{data}', '--out', '{fifo}.csv'], ['predict', '{bundle}', '{data}', '--out', '{fifo}.csv'],
+    ['find-lr', '{data}', '--out', '{fifo}.png'], ['export', '{bundle}', '--onnx', '{fifo}.onnx']])
 def test_no_command_replaces_a_pipe(words, tiny_folder, tmp_path, capsys):
     for suffix in 'csv', 'png', 'onnx': os.mkfifo(tmp_path/f'fifo.{suffix}')
     assert main([w.format(data=tiny_folder, bundle='nowhere', fifo=tmp_path/'fifo') for w in words]) == 2

@@ -13,10 +13,10 @@ from typing import Annotated, Any
 
 import typer
 
-from . import __version__, console
+from . import console
 from .console import file_to_write, note, print_table, say, stage
-from .options import (Arch, Data, Device, FileCol, LabelCol, ModelFolder, Pattern, Quick, Root, Seed, Size, Top,
-                                    Weights, given, parse_lr, run_app)
+from .options import (Arch, Data, Debug, Device, FileCol, LabelCol, ModelFolder, Pattern, Quick, Root, Seed, Size,
+                                    Top, Version, Weights, given, parse_lr, run_app)
 
 # %% ../nbs/15_cli.ipynb #542d2dc6
 app = typer.Typer(help='From a folder of photos to a classifier you understand and can trust.', rich_markup_mode=None,
@@ -28,20 +28,10 @@ def main(
     "Run the command line and return its exit code"
     return run_app(app, sys.argv[1:] if args is None else list(args))
 
-def _version(asked:bool):
-    if asked:
-        print(f'pet-classifier {__version__}')
-        raise typer.Exit()
-
 run = console.run # where the console script of older installations looks for it
 
 @app.callback()
-def program(
-    ctx: typer.Context,
-    debug: Annotated[bool, typer.Option('--debug', help='Show the traceback of an error.')] = False,
-    version: Annotated[bool, typer.Option('--version', callback=_version, is_eager=True, help='Print the version.')] = False,
-):
-    ctx.obj.debug = debug
+def program(ctx: typer.Context, debug: Debug = False, version: Version = False): ctx.obj.debug = debug
 
 # %% ../nbs/15_cli.ipynb #4f762a6c
 _LOADING = 'loading PyTorch and fastai'
@@ -115,13 +105,13 @@ def find_lr(
     "Suggest a learning rate for the head."
     if out: file_to_write(out, '.png')
     stage(_LOADING)
+    from pet_classifier.check import read_labels
     from pet_classifier.learner import check_arch, pet_learner
     from pet_classifier.loaders import loaders
     from pet_classifier.lr import find_lr
-    from pet_classifier.run import labelled_table, save_figure, split_table
+    from pet_classifier.run import save_figure, split_table
     check_arch(arch)
-    stage(f'reading the labels of {data} and opening every image')
-    table = labelled_table(data, pattern, **given(file_col=file_col, label_col=label_col, root=root))[0]
+    table = read_labels(data, pattern, note, stage, **given(file_col=file_col, label_col=label_col, root=root)).table
     learn = pet_learner(loaders(split_table(table, None, 0.2, seed), size=size, seed=seed), arch, weights, seed=seed)
     stage(f'computing the features of {len(table):,} images, then 100 steps at rising rates')
     rate = find_lr(learn, plot=False, seed=seed)
@@ -160,12 +150,10 @@ def evaluate(
 ):
     "Measure the error rate of a bundle on labelled images, and print one row per class."
     stage(_LOADING)
-    from pet_classifier.check import evaluation_lines, labelled_images
+    from pet_classifier.check import evaluation_lines, read_labels
     from pet_classifier.predict import Predictor
     predictor = Predictor(bundle)
-    stage(f'reading the labels of {data} and opening every image')
-    found = labelled_images(data, pattern, min_classes=1, **given(file_col=file_col, label_col=label_col, root=root))
-    for text in found.notes: note(text)
+    found = read_labels(data, pattern, note, stage, min_classes=1, **given(file_col=file_col, label_col=label_col, root=root))
     _left_out(found.skipped)
     stage(f'classifying {len(found.table):,} images')
     interp = predictor.evaluate(found.table)

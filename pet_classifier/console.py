@@ -61,8 +61,11 @@ def say(
     file=None, # a text stream; None: standard output
 ):
     "Print `text` as one line at once, control characters escaped"
-    from pet_classifier.storage import printable
-    print(printable(str(text).strip()), file=file, flush=True)
+    text = str(text).strip()
+    try: from pet_classifier.storage import printable
+    except Exception: line = repr(text)[1:-1] # an import of pandas that failed, or was broken off, may be what is to be said
+    else: line = printable(text)
+    print(line, file=file, flush=True)
 
 def note(
     text, # what to say
@@ -109,7 +112,7 @@ def exit_code(
         if lost := getattr(sys.stdout, 'error', None): raise OSError(f'standard output is not complete: {lost.strerror}')
         return code
     except KeyboardInterrupt:
-        note('interrupted')
+        print('interrupted', file=sys.stderr) # without an import: one may be half done
         return 130
     except (SystemExit, GeneratorExit): raise
     except BaseException as e:

@@ -27,7 +27,8 @@ def found(tiny_table):
     "As `labelled_images` finds them, with one problem of each kind that it knows, and two files that it left out"
     kinds = 'name', 'class', 'broken', 'twice', 'label', 'missing'
     problems = pd.DataFrame([(k, Path(f'/data/{k}.jpg'), f'{k}!') for k in kinds], columns=COLUMNS)
-    return SimpleNamespace(table=tiny_table, problems=problems, skipped=[Path('/data/.x.jpg'), Path('/data/notes.txt')])
+    skipped = [Path('/data/.x.jpg'), Path('/data/notes.txt')]
+    return SimpleNamespace(table=tiny_table, test=tiny_table[:0], problems=problems, skipped=skipped)
 
 
 def test_all_kinds_stand_in_one_table_in_their_order(found, monkeypatch, draw, tmp_path):
@@ -54,6 +55,15 @@ def test_nothing_usable_is_a_report_too(found):
     report = check_report(found)
     assert set(report.kind) == {'broken', 'missing', 'name', 'label', 'class', 'twice', 'left out'}
     assert check_summary(report, found.table).startswith('0 images of 0 classes; broken: 1, missing: 1, ')
+
+
+def test_a_copy_in_the_test_set_is_found(found, tmp_path):
+    copy = tmp_path/'copy.jpg'
+    copy.write_bytes(Path(found.table.file[0]).read_bytes())
+    found.test = pd.DataFrame(dict(file=[copy], label=[found.table.label[0]]))
+    report = check_report(found)
+    assert str(copy) in ' '.join(report.query('kind == "duplicate"')[['file', 'problem']].to_numpy().ravel())
+    assert report.query('kind == "count"').problem.str.extract(r'(\d+) image')[0].astype(int).sum() == 19
 
 
 @pytest.mark.parametrize('kind', KINDS)

@@ -134,6 +134,18 @@ def test_ctrl_c_while_the_command_line_is_imported(tmp_path):
 
 
 @posix
+@pytest.mark.parametrize('raised, code, said', [('KeyboardInterrupt', 130, 'interrupted\n'),
+    ('ImportError("no\\npandas")', 2, 'error: ImportError: no\\npandas (unexpected: `pet-classifier --debug` '
+     'before the command shows where)\n')])
+def test_what_ends_the_import_of_pandas_is_one_line(raised, code, said, tmp_path):
+    (tmp_path/'pandas.py').write_text(f'raise {raised}')
+    path = os.pathsep.join([str(tmp_path), *map(os.path.abspath, sys.path)])
+    done = subprocess.run([sys.executable, '-c', 'from pet_classifier.console import run; run()', 'cache'], capture_output=True,
+                          text=True, env=dict(os.environ, PYTHONPATH=path))
+    assert (done.returncode, done.stdout, done.stderr) == (code, '', said)
+
+
+@posix
 def test_ctrl_c_in_a_callback_is_not_lost():
     p = program('import time, weakref\n    def stop(ref): raise KeyboardInterrupt\n    class A: pass\n    a = A()\n'
                 '    ref = weakref.ref(a, stop)\n    del a\n    return console.exit_code(lambda: time.sleep(60))')

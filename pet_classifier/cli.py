@@ -106,11 +106,10 @@ def find_lr(
     if out: file_to_write(out, '.png')
     stage(_LOADING)
     from pet_classifier.check import read_labels
-    from pet_classifier.learner import check_arch, pet_learner
+    from pet_classifier.learner import pet_learner
     from pet_classifier.loaders import loaders
     from pet_classifier.lr import find_lr
     from pet_classifier.run import save_figure, split_table
-    check_arch(arch)
     table = read_labels(data, pattern, note, stage, **given(file_col=file_col, label_col=label_col, root=root)).table
     learn = pet_learner(loaders(split_table(table, None, 0.2, seed), size=size, seed=seed), arch, weights, seed=seed)
     stage(f'computing the features of {len(table):,} images, then 100 steps at rising rates')

@@ -137,7 +137,7 @@ def read_labels(
 ): # `LabelledImages`
     "Return the labelled images of `data`, and say how they were read"
     found = labelled_images(data, pattern, say=stage, **how)
-    for text in found.notes: say(text)
+    for text in found.notes: say(f'note: {text}')
     return found
 
 def check_data(

@@ -1,6 +1,7 @@
 "The command line: what it prints and where, its exit codes, and an error that is one line."
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file
 
+from pet_classifier.check import labelled_images
 from pet_classifier.cli import main
 from pet_classifier.options import parse_lr
 
@@ -24,6 +26,7 @@ def cli(capsys):
         capsys.readouterr()
         code = main([str(a) for a in args])
         out, err = capsys.readouterr()
+        err = re.sub('^note: .*\n', '', err, flags=re.M)  # how the labels were read
         assert 'Traceback' not in out + err and err.count('error: ') == (code == 2)
         return code, out, err
     return cli
@@ -127,6 +130,16 @@ def test_check_reports_everything_in_one_table(cli, tiny_folder, tmp_path):
     assert pd.DataFrame(json.loads((tmp_path/'all.json').read_text())).equals(table)
 
 
+@pytest.mark.skipif((labelled_images.__doc__ or '').startswith('A stand-in'), reason='comes with `sources`')
+def test_check_goes_on_behind_names_without_a_label(cli, tiny_folder, tmp_path):
+    folder = tmp_path/'data'
+    shutil.copytree(tiny_folder, folder)
+    for name in 'stray.jpg', 'other one.jpg': shutil.copy(folder/'red_0.jpg', folder/name)
+    (folder/'red_99.jpg').touch()
+    code, out, err = cli('check', folder, '--quick')
+    assert code == 1 and {'broken', 'name', 'count'} <= set(rows(out).kind) and rows(out).kind.value_counts()['name'] == 2
+
+
 def test_check_cuts_long_lists_with_a_count_and_writes_them_whole(cli, tiny_folder, tmp_path):
     folder = tmp_path/'data'
     shutil.copytree(tiny_folder, folder)
@@ -139,8 +152,8 @@ def test_check_cuts_long_lists_with_a_count_and_writes_them_whole(cli, tiny_fold
 
 
 @pytest.mark.parametrize('args, said', [
-    (['check', 'nowhere'], "'nowhere' is neither a folder nor a data set"),
-    (['check', '{data}', '--pattern', '(\\d+)x'], '18 of 18 names do not match'),
+    (['check', 'nowhere'], "nowhere' is neither a folder nor a data set"),
+    (['train', '{data}', '--out', '{tmp}/out', '--pattern', '(\\d+)x'], '18 of 18 names do not match'),
     (['check', '{data}', '--pattern', '('], 'is no regular expression'),
     (['train', 'nowhere', '--out', '{tmp}/out'], 'neither a folder'),
     (['train', '{data}', '--out', '{data}'], 'is not empty; a run never overwrites another'),
@@ -282,8 +295,8 @@ def test_a_terminal_gets_an_aligned_table(cli, bundle, tiny_folder, monkeypatch)
 
 @pytest.mark.parametrize('name', ['sample', 'check'])
 def test_an_interrupt_is_no_traceback(cli, monkeypatch, tmp_path, name):
-    def interrupt(*args): raise KeyboardInterrupt
+    def interrupt(*args, **kwargs): raise KeyboardInterrupt
     monkeypatch.setattr('pet_classifier.datasets.draw_sample', interrupt)
-    monkeypatch.setattr('pet_classifier.run.labelled_table', interrupt)
+    monkeypatch.setattr('pet_classifier.check.labelled_images', interrupt)
     code, out, err = cli(name, tmp_path)
     assert code == 130 and not out and err.strip() in ('', 'interrupted')

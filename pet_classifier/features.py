@@ -63,11 +63,12 @@ def body_rows(
 ) -> torch.Tensor: # float32, a row a picture
     "What the body of `model`, and the fixed layers behind it, make of the pictures in `files`"
     files, (pool, rest), device = list(files), split_head(model[1]), torch.device(device)
+    from pet_classifier.console import counted
     card = device.type == 'cuda'
     bs = bs or (256 if card else 32)
     rows = torch.empty(len(files), next(rest.parameters()).shape[-1], pin_memory=card) # once, for there may be many
     with fast_math(device), evaluating(model.to(device)):
-        for i in range(0, len(files), bs):
+        for i in counted(range(0, len(files), bs), each=bs):
             x = TensorImage(send(read_squares(files[i:i+bs], side), device))
             rows[i:i+bs].copy_(pool(model.features(transforms(x).as_subclass(torch.Tensor))), non_blocking=True)
         if card: torch.cuda.synchronize(device)

@@ -152,7 +152,8 @@ def image_problem(
 # %% ../nbs/02_images.ipynb #93e6d21f
 def _threads(func, files):
     "`func` of each of `files`, in order, on all cores."
-    with ThreadPoolExecutor(os.cpu_count()) as pool: return list(pool.map(func, files))
+    from pet_classifier.console import counted
+    with ThreadPoolExecutor(os.cpu_count()) as pool: return list(counted(pool.map(func, files), len(files)))
 
 def check_images(
     files, # paths of pictures

@@ -64,7 +64,7 @@ class EpochTable(Callback):
         self.learn.metrics = [MetricThere(m.func) if type(m) is AvgMetric else m for m in self.learn.metrics]
 
     def before_fit(self):
-        self.quiet = self.learn.logger is not no_list # fastai puts another there where nobody is to see: validate, lr_find
+        self.put, self.quiet = None, self.learn.logger is not no_list # fastai puts another there in validate and lr_find
         if self.quiet: return
         self.shown, self.started = [], time.perf_counter()
         self.every = ceil(self.n_epoch/self.max_shown)
@@ -77,8 +77,12 @@ class EpochTable(Callback):
     def before_epoch(self): self.started = time.perf_counter()
 
     def after_batch(self):
-        if self.quiet or not self.training: return
-        self._say(f'epoch {self.epoch+1} of {self.n_epoch}, batch {self.iter+1} of {self.n_iter}')
+        at = f'{"batch" if self.training else "validation batch"} {self.iter+1} of {self.n_iter}'
+        if not self.quiet: self._say(f'epoch {self.epoch+1} of {self.n_epoch}, {at}')
+        elif not in_notebook(): self._say(f'step {self.train_iter+1}' if self.training else at)
+
+    def after_fit(self):
+        if self.quiet and sys.stdout.isatty(): print('\r\033[K', end='', flush=True)
 
     def after_epoch(self):
         if self.quiet: return

@@ -32,6 +32,16 @@ def test_a_terminal_sees_the_batch_that_is_at_work(learner, capsys, monkeypatch)
     assert out.split('\033[K')[-1].splitlines()[0].split() == COLUMNS[1:]
 
 
+def test_a_terminal_sees_the_steps_of_what_fastai_does_in_silence(learner, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, 'isatty', lambda: True)
+    learn = learner(weights='none')
+    learn.validate()
+    out = capsys.readouterr().out
+    assert out.count('\rvalidation batch ') == 2 and out.endswith('\r\033[K') and '\n' not in out
+    learn.lr_find(num_it=5, show_plot=False, suggest_funcs=None)
+    assert '\rstep 5\033[K' in (out := capsys.readouterr().out) and '\n' not in out and history(learn).empty
+
+
 def test_nothing_is_shown_or_kept_where_fastai_itself_is_silent(learner, capsys):
     learn = learner()
     learn.validate()

@@ -42,8 +42,9 @@ def printable(
 def cache_dir(
 ) -> Path: # the folder, made where it was missing
     "The folder for what can be made again: `PET_CLASSIFIER_CACHE`, or the user's cache folder."
-    text = os.environ.get('PET_CLASSIFIER_CACHE') or user_cache_dir('pet_classifier', appauthor=False)
+    text = os.environ.get('PET_CLASSIFIER_CACHE', '')
     try:
+        text = text or user_cache_dir('pet_classifier', appauthor=False)
         folder = Path(text).expanduser().absolute()
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError) as e:  # no permission; no home folder

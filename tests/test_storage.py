@@ -227,10 +227,11 @@ def test_a_name_is_shown_in_one_harmless_line(text):
 
 @pytest.mark.parametrize('variable', ['file/cache', '~nobody-of-this-name/cache', None])
 def test_a_cache_folder_that_cannot_be_made_is_an_error_that_names_the_variable(tmp_path, monkeypatch, variable):
+    def no_home(*args, **kwargs): raise RuntimeError('could not determine the home directory')
     monkeypatch.chdir(tmp_path)
     (tmp_path/'file').touch()
     monkeypatch.setenv('PET_CLASSIFIER_CACHE', variable or '')
-    monkeypatch.setattr(storage, 'user_cache_dir', lambda *args, **kwargs: '~nobody-of-this-name/.cache')  # no home
+    monkeypatch.setattr(storage, 'user_cache_dir', no_home)
     with pytest.raises(OSError, match='cannot make the cache folder .*PET_CLASSIFIER_CACHE'): cache_dir()
     assert names(tmp_path) == ['file']
 

@@ -208,7 +208,7 @@ BROKEN = {
     'eps': 'not a picture', 'ppm': 'not a picture',
     'float': '32-bit greys', 'jpeg cut in the header': 'broken or cut off', 'png cut': 'broken or cut off',
     'png lies': 'broken or cut off',
-    'jpeg cut': 'broken or cut off: image file is truncated', 'progressive cut': 'broken or cut off',
+    'jpeg cut': 'broken or cut off: Premature end of JPEG file', 'progressive cut': 'broken or cut off',
     'png bomb': 'too large: more than 100,000,000 pixels',
     'png over the limit': 'too large: 10001 x 10000 is more than 100,000,000'}
 
@@ -240,7 +240,7 @@ def test_exactly_the_limit_is_allowed(tmp_path):
 def test_no_permission(tmp_path, monkeypatch):
     scene().save(tmp_path/'a.png')
     def refuse(*args, **kwargs): raise PermissionError(13, 'Permission denied')
-    monkeypatch.setattr(Image, 'open', refuse)
+    monkeypatch.setattr(Path, 'read_bytes', refuse)
     assert image_problem(tmp_path/'a.png') == 'no permission to read it'
 
 
@@ -281,8 +281,7 @@ def test_copies_are_found_and_others_are_not(tmp_path):
     for i in range(1, 9): scene(i, (300, 240)).save(tmp_path/f'b{i}.jpg')
     found = near_duplicates(list_images(tmp_path))
     assert {(f.name, o.name) for f, o in zip(found.file, found.other)} == {
-        ('a.png', 'a_mirror.jpg'), ('a.png', 'a_q60.jpg'), ('a.png', 'a_small.jpg'), ('a_mirror.jpg', 'a_q60.jpg'),
-        ('a_mirror.jpg', 'a_small.jpg'), ('a_q60.jpg', 'a_small.jpg')}
+        ('a.png', 'a_mirror.jpg'), ('a.png', 'a_q60.jpg'), ('a.png', 'a_small.jpg')}
     assert list(found) == ['file', 'other', 'distance'] and found.distance.is_monotonic_increasing and found.distance.max() <= 24
 
 
@@ -317,7 +316,7 @@ def test_copies_among_the_real_pictures(real, tmp_path):
     found = near_duplicates(real + list_images(tmp_path/'copies'))
     def pet(f): return '_'.join(f.stem.split('_')[:-1] if f.stem.endswith(('q60', 'small', 'mirror')) else f.stem.split('_'))
     assert all(pet(f) == pet(o) for f, o in zip(found.file, found.other))
-    assert len(found) == len(real[::37]) * 10
+    assert len(found) == len(real[::37]) * 4  # five of each, and four pairs hold them together
 
 
 def test_a_name_that_says_another_format_is_said_and_no_mistake(tmp_path):

@@ -51,22 +51,22 @@ def _rgb(im):
 _MARKER = re.compile(rb'\xff+([\x02-\xcf\xd8-\xfe])')  # none of the two that stand among a scan's data
 
 def _segments(data):
-    "Yield the marker and content of each segment of the JPEG `data`, up to the end of the image."
+    "Yield marker, content and place of each segment of the JPEG `data`, up to the end of the image."
     at = 2
     while (found := _MARKER.search(data, at)) and (kind := found[1][0]) != 0xD9:
         at = found.end()
         length = max(int.from_bytes(data[at:at+2], 'big'), 2)
-        yield kind, data[at+2:at+length]
+        yield kind, data[at+2:at+length], found.start()
         at += length
 
 def _jpeg_turn(data):
     "Return what puts the JPEG `data` upright, or None, from its first EXIF and XMP segments; an `ImageProblem` for many scans."
     exif = xmp = b''
-    for kind, segment in _segments(data):
+    for kind, segment, _ in _segments(data):
         if kind == 0xDA: break
         if kind == 0xE1 and not exif and segment[:6] == b'Exif\0\0': exif = segment
         if kind == 0xE1 and not xmp and segment[:29] == b'http://ns.adobe.com/xap/1.0/\0': xmp = segment
-    if data.count(b'\xff\xda') > MAX_SCANS and sum(kind == 0xDA for kind, _ in _segments(data)) > MAX_SCANS:
+    if data.count(b'\xff\xda') > MAX_SCANS and sum(kind == 0xDA for kind, *_ in _segments(data)) > MAX_SCANS:
         raise ImageProblem('', f'too costly: more than {MAX_SCANS} scans')
     return exif_turn(exif, xmp)
 
@@ -74,24 +74,32 @@ def _fraction(width, height, at_least):
     "Return by how much an image may be made smaller while it is decoded so that its short side is `at_least` so long."
     return next((f for f in (8, 4, 2) if at_least and min(width, height) >= f*at_least), 1)
 
-def _damage(error):
-    "Return libjpeg's words for what is wrong as a reason."
-    what = str(error)
-    return f'damaged: {what}' if what.startswith('Corrupt JPEG data') else f'broken or cut off: {what}'
-
-def _jpeg(data, max_pixels, at_least):
+def _by_simplejpeg(data, max_pixels, at_least):
     "Return the pixels of the JPEG `data`, at a fraction of its size if its short side stays `at_least` so long."
-    turn = _jpeg_turn(data)
-    try: height, width, *_ = simplejpeg.decode_jpeg_header(data, strict=False)
-    except ValueError as e: raise ImageProblem('', _damage(e)) from None
+    height, width, *_ = simplejpeg.decode_jpeg_header(data, strict=False)
     check_size(width, height, max_pixels)
     fraction = _fraction(width, height, at_least)
-    scaled = dict(min_width=-(-width//fraction), min_height=-(-height//fraction), min_factor=fraction)
-    try: pixels = simplejpeg.decode_jpeg(data, **scaled)
-    except ValueError as e:
-        if str(e).startswith(('Corrupt', 'Premature')): raise ImageProblem('', _damage(e)) from None
-        try: pixels = simplejpeg.decode_jpeg(data, strict=False, **scaled)  # a warning of no weight
-        except ValueError as e: raise ImageProblem('', _damage(e)) from None
+    return simplejpeg.decode_jpeg(data, min_width=-(-width//fraction), min_height=-(-height//fraction), min_factor=fraction)
+
+def _by_pillow(data, max_pixels):
+    "Return the pixels of a JPEG that simplejpeg does not take, such as one of an odd subsampling; Pillow sees no EXIF data."
+    head, start = [], 0
+    for kind, segment, start in _segments(data):  # noqa: B007
+        if kind == 0xDA: break
+        if kind != 0xE1: head.append(struct.pack('>BBH', 0xFF, kind, len(segment) + 2) + segment)
+    with Image.open(BytesIO(b'\xff\xd8' + b''.join(head) + data[start:]), formats=['JPEG']) as im:
+        check_size(*im.size, max_pixels)
+        return np.array(im.convert('RGB'))
+
+def _jpeg(data, max_pixels, at_least):
+    "Return the pixels of the JPEG `data`, upright; an `ImageProblem` if it was damaged."
+    turn = _jpeg_turn(data)
+    try: pixels = _by_simplejpeg(data, max_pixels, at_least)
+    except ImageProblem: raise
+    except ValueError as e:  # libjpeg's words
+        if str(e).startswith('Corrupt'): raise ImageProblem('', f'damaged: {e}') from None
+        if str(e).startswith('Premature'): raise ImageProblem('', f'broken or cut off: {e}') from None
+        pixels = _by_pillow(data, max_pixels)
     return pixels if turn is None else np.array(Image.fromarray(pixels).transpose(turn))
 
 # %% ../nbs/01b_decode.ipynb #e1aa8a61
@@ -166,11 +174,13 @@ def _bytes(file):
     except OSError as e: raise ImageProblem(file, f'cannot be read: {e.strerror}') from e
 
 # %% ../nbs/01b_decode.ipynb #7b66ba30
+_NO_IMAGE = f'not a picture ({", ".join(FORMATS)})'
+
 def _named(func, name, max_pixels):
     "Return `func()`; whatever a decoder raises becomes an `ImageProblem` of `name`."
     try: return func()
     except ImageProblem as e: raise ImageProblem(name, e.reason) from None
-    except UnidentifiedImageError: raise ImageProblem(name, 'broken or cut off: its head makes no sense') from None
+    except UnidentifiedImageError: raise ImageProblem(name, _NO_IMAGE) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as e:  # Pillow's own limit, before it tells the size
         raise ImageProblem(name, f'too large: more than {min(max_pixels, 2 * Image.MAX_IMAGE_PIXELS):,} pixels') from e
     except (*_BROKEN, RuntimeError) as e: raise ImageProblem(name, f'broken or cut off: {e or type(e).__name__}') from e
@@ -183,7 +193,7 @@ def decode(
     "Return the pixels of the image in `file`, upright, in RGB, of an animation the first frame; or raise an `ImageProblem`."
     data, name = _bytes(file)
     kind = image_format(data)
-    if kind is None: raise ImageProblem(name, f'not a picture ({", ".join(FORMATS)})')
+    if kind is None: raise ImageProblem(name, _NO_IMAGE)
     decoder = dict(JPEG=_jpeg, HEIC=_heic).get(kind, _pillow)
     return _named(lambda: decoder(data, max_pixels, at_least), name, max_pixels)
 

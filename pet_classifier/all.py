@@ -7,6 +7,7 @@ from .cache import *
 from .calibration import *
 from .checkpoint import *
 from .datasets import *
+from .decode import *
 from .demo import *
 from .device import *
 from .doubts import *
@@ -14,6 +15,7 @@ from .drawing import *
 from .engine import *
 from .far_head import *
 from .features import *
+from .formats import *
 from .fused import *
 from .gradcam import *
 from .guard import *

@@ -87,10 +87,13 @@ def duplicate_pairs(
     files, # paths of pictures
     features=None, # a row a picture, as `body_features` makes them; None: only `near_duplicates`
 ) -> pd.DataFrame: # columns `file`, `other`, `seen_by` ('hash' or 'features')
-    "Pairs that show the same picture, also if one is saved anew, resized, mirrored or, with `features`, cropped"
+    "Return pairs that join images of the same, also if saved anew, resized, mirrored or, with `features`, cropped: k - 1 of k."
     files = [Path(f) for f in files]
     same = near_duplicates(files)
     rows = [(f, o, 'hash') for f, o in zip(same.file, same.other)]
-    known = {frozenset(r[:2]) for r in rows}
-    more = [(files[a], files[b], 'features') for a, b in sorted(_feature_pairs([] if features is None else features))]
-    return pd.DataFrame(rows + [r for r in more if frozenset(r[:2]) not in known], columns=['file', 'other', 'seen_by'])
+    if features is not None: # of a group of copies only the first is compared further
+        again = set(same.other)
+        first = [i for i, f in enumerate(files) if f not in again]
+        pairs = sorted(_feature_pairs(np.asarray(features)[first]))
+        rows += [(files[first[a]], files[first[b]], 'features') for a, b in pairs]
+    return pd.DataFrame(rows, columns=['file', 'other', 'seen_by'])

@@ -32,7 +32,8 @@ def picture(kind, size=(40, 30)):
     return data.getvalue()
 
 
-PICTURES = [picture(kind) for kind in ('JPEG', 'PNG', 'GIF', 'BMP', 'WEBP', 'TIFF')]
+PICTURES = [picture(kind) for kind in ('JPEG', 'PNG', 'GIF', 'BMP', 'WEBP', 'TIFF', 'AVIF')]
+PICTURES += [(Path(__file__).parent/'data'/'two_colours.heic').read_bytes()]
 NUMBERS = st.integers(-2**70, 2**70) | st.floats() | st.booleans() | st.none()
 JSON = st.recursive(NUMBERS | st.text(max_size=9),
                     lambda part: st.lists(part, max_size=4) | st.dictionaries(st.text(max_size=9), part, max_size=4))

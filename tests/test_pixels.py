@@ -7,6 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
+import simplejpeg
 import torch
 from PIL import Image, ImageOps
 
@@ -143,7 +144,7 @@ def test_what_is_no_picture_is_named_with_its_reason(tmp_path, make, reason):
 @pytest.mark.parametrize('name', ['bomb.jpg', 'bomb.png'])
 def test_a_bomb_is_refused_before_it_is_decoded(tmp_path, monkeypatch, name):
     Image.new('L', (11_000, 9_500)).save(tmp_path/name)
-    monkeypatch.setattr(pixels, 'decode_jpeg', lambda *args: pytest.fail('decoded'))
+    monkeypatch.setattr(simplejpeg, 'decode_jpeg', lambda *args, **kwargs: pytest.fail('decoded'))
     monkeypatch.setattr(Image.Image, 'convert', lambda *args: pytest.fail('decoded'))
     with pytest.raises(ImageProblem, match=f'{name}: too large'): read_square(tmp_path/name, 32)
 
@@ -366,7 +367,7 @@ def test_the_bytes_of_a_file_are_read_as_the_file_is(tmp_path, format):
 def test_bytes_that_are_no_picture_are_refused_as_files_are(tmp_path, monkeypatch):
     textured(60, 40).save(tmp_path/'a.jpg')
     Image.new('L', (11_000, 9_500)).save(tmp_path/'bomb.png')
-    monkeypatch.setattr(pixels, 'decode_jpeg', lambda *args: pytest.fail('decoded'))
+    monkeypatch.setattr(simplejpeg, 'decode_jpeg', lambda *args, **kwargs: pytest.fail('decoded'))
     for data, said in ((b'', 'empty'), (b'text', 'not a picture'), ((tmp_path/'bomb.png').read_bytes(), 'too large'),
                        (b'%!PS-Adobe-3.0 EPSF-3.0', r'not a picture \(JPEG')):
         with pytest.raises(ImageProblem, match=f'^this picture: {said}'): read_pixels(data)

@@ -19,44 +19,15 @@ import torch
 from fastcore.basics import num_cpus
 from PIL import Image
 from torch.nn.functional import interpolate
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from .cache import computed_dir, picture_ids, read_entry, write_entry
 from .device import has_room, send
-from .images import _BROKEN, _LIMIT, _UPRIGHT, ImageProblem, _rgb, _source, open_image
+from .decode import decode, decode_pil
+from .formats import ImageProblem
+
 
 # %% ../nbs/04a_pixels.ipynb #826b776c
-def _plain_jpeg(source):
-    "The bytes of a JPEG that needs no care, else None; `source` is a path, or the bytes in a `BytesIO`"
-    with open(source, 'rb') if isinstance(source, Path) else source as f:
-        try:
-            with Image.open(f, formats=['JPEG']) as im:
-                plain = im.mode in ('RGB', 'L') and im.width*im.height <= _LIMIT and im.getexif().get(0x0112, 1) == 1
-        except (*_BROKEN, Image.DecompressionBombError, Image.DecompressionBombWarning): return None
-        if not plain: return None
-        f.seek(0)
-        return bytearray(f.read())
-
-def _from_file(file):
-    "The pixels of the picture in `file`, a path or the bytes of one"
-    source, _ = _source(file)
-    try: data = _plain_jpeg(source)
-    except OSError: data = None
-    if data:
-        try: return decode_jpeg(torch.frombuffer(data, dtype=torch.uint8), ImageReadMode.RGB)
-        except RuntimeError: pass # broken: `open_image` will say how
-    return torch.from_numpy(np.array(open_image(file))).permute(2, 0, 1)
-
-# %% ../nbs/04a_pixels.ipynb #9dac279b
-def _from_pil(im):
-    "The pixels of a PIL image, upright, in RGB"
-    if im.width*im.height > _LIMIT:
-        raise ImageProblem('this picture', f'too large: {im.width} x {im.height} is more than {_LIMIT:,} pixels')
-    try:
-        turn = _UPRIGHT.get(im.getexif().get(0x0112))
-        return torch.from_numpy(np.array(_rgb(im if turn is None else im.transpose(turn)))).permute(2, 0, 1)
-    except ImageProblem: raise
-    except _BROKEN as e: raise ImageProblem('this picture', f'broken or cut off: {e or type(e).__name__}') from e
+def _tensor(array): return torch.from_numpy(array).permute(2, 0, 1)
 
 # %% ../nbs/04a_pixels.ipynb #a610f4a3
 def _from_numbers(x):
@@ -83,15 +54,18 @@ Picture: TypeAlias = str | os.PathLike | bytes | Image.Image | np.ndarray | torc
 
 def read_pixels(
     picture:Picture, # a path, the bytes of a file, a PIL image, an array (height x width x 3), a tensor (3 x height x width)
+    at_least:int|None=None, # as in `decode`: a large JPEG may be decoded at a fraction of its size
 ) -> torch.Tensor: # uint8, 3 x height x width
-    "A picture, upright, in RGB; an `ImageProblem` if there is none"
+    "Return the pixels of an image, upright, in RGB; an `ImageProblem` if there is none."
     if isinstance(picture, (np.ndarray, torch.Tensor)): return _from_numbers(picture)
-    if isinstance(picture, Image.Image): return _from_pil(picture)
-    if isinstance(picture, (str, os.PathLike, bytes, bytearray, memoryview)): return _from_file(picture)
+    if isinstance(picture, Image.Image): return _tensor(decode_pil(picture))
+    if isinstance(picture, (str, os.PathLike, bytes, bytearray, memoryview)): return _tensor(decode(picture, at_least))
     raise ImageProblem(f'this {type(picture).__name__}', 'no picture; expected its path, the bytes of its file, a PIL image, '
                        'a numpy array or a torch tensor')
 
 # %% ../nbs/04a_pixels.ipynb #f2221185
+_FINE = 512 # pixels: what a large JPEG keeps at least
+
 def square(
     pixels:torch.Tensor, # uint8, 3 x height x width
     size:int, # side of the square, in pixels
@@ -110,7 +84,7 @@ def read_square(
     size:int, # side of the square, in pixels
 ) -> torch.Tensor: # uint8, 3 x size x size
     "The square in the middle of a picture, scaled to `size`; an `ImageProblem` if there is no picture"
-    return square(read_pixels(picture), size)
+    return square(read_pixels(picture, max(2*size, _FINE)), size)
 
 # %% ../nbs/04a_pixels.ipynb #671f183e
 def read_squares(

@@ -827,6 +827,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                            'pet_classifier.run_folder.content_hash': ( 'run_folder.html#content_hash',
                                                                                        'pet_classifier/run_folder.py'),
                                            'pet_classifier.run_folder.finish': ('run_folder.html#finish', 'pet_classifier/run_folder.py'),
+                                           'pet_classifier.run_folder.has_split': ( 'run_folder.html#has_split',
+                                                                                    'pet_classifier/run_folder.py'),
                                            'pet_classifier.run_folder.image_record': ( 'run_folder.html#image_record',
                                                                                        'pet_classifier/run_folder.py'),
                                            'pet_classifier.run_folder.is_finished': ( 'run_folder.html#is_finished',

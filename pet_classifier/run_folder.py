@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BEGUN', 'IMAGES', 'LAST', 'RunConfig', 'content_hash', 'stands_on', 'names_below', 'image_record',
-           'check_same_images', 'absolute', 'check_out', 'check_apart', 'check_options', 'recorded_split', 'note_run',
-           'as_it_was', 'is_finished', 'finish']
+           'check_same_images', 'absolute', 'check_out', 'check_apart', 'check_options', 'recorded_split', 'has_split',
+           'note_run', 'as_it_was', 'is_finished', 'finish']
 
 # %% ../nbs/12d_run_folder.ipynb #51d2c91c
 import json
@@ -21,7 +21,7 @@ from typing import Any
 import pandas as pd
 
 from .images import ImageProblem, listed
-from .splits import load_split, save_split
+from .splits import check_split, load_split, save_split
 from .storage import is_leftover, write_csv, write_json
 
 # %% ../nbs/12d_run_folder.ipynb #1a5869da
@@ -182,10 +182,17 @@ def recorded_split(
     then['is_valid'] = then.is_valid == 'True'
     flags = dict(zip(then.file, then.is_valid)) # where the table has a split of its own, it is compared too
     if 'is_valid' not in table: table = table.assign(is_valid=[flags.get(n, False) for n in names_below(table.file, root)])
-    check_same_images(out, then, now := image_record(table, root))
-    table = load_split(table, out/'split.csv', root)
-    check_same_images(out, then, now.assign(is_valid=table.is_valid.to_numpy()))
-    return table
+    check_same_images(out, then, image_record(table, root))
+    return check_split(table)
+
+def has_split(
+    out:Path, # folder of the run
+    table:pd.DataFrame, # as `recorded_split` gives it
+    root:Path, # the folder in which all images lie
+) -> bool: # False: it was changed or deleted since
+    "Return whether split.csv in `out` says what the run has recorded"
+    try: return bool((load_split(table, out/'split.csv', root).is_valid == table.is_valid).all())
+    except (ValueError, OSError): return False
 
 def note_run(
     out:Path, # folder of the run

@@ -1,6 +1,8 @@
 "A run that was interrupted goes on behind its last finished epoch, and ends as if nothing had happened."
+import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -9,9 +11,10 @@ import torch
 from filelock import FileLock
 from safetensors.torch import load_file
 
-from pet_classifier.checkpoint import Checkpoint, write_tensors
+from pet_classifier.checkpoint import Checkpoint, read_tensors, write_tensors
 from pet_classifier.progress import EpochTable
 from pet_classifier.run import train_run
+from pet_classifier.splits import save_split
 from pet_classifier.training import fine_tune
 
 
@@ -19,10 +22,10 @@ from pet_classifier.training import fine_tune
 def quick(monkeypatch, tiny_folder, tiny_weights, tmp_path):
     "A function that runs three epochs of the head and two of all, without figures and report pictures"
     monkeypatch.setattr('pet_classifier.run.save_figures', lambda *args: None)
-    def quick(out=tmp_path/'out', **kwargs):
+    def quick(out=tmp_path/'out', data=tiny_folder, **kwargs):
         options = dict(arch='test_resnet', weights=str(tiny_weights), size=32, head_epochs=3, epochs=2, lr=1e-4,
                        say=lambda text: None)
-        return train_run(tiny_folder, out, **(options | kwargs))
+        return train_run(data, out, **(options | kwargs))
     return quick
 
 
@@ -79,10 +82,84 @@ def test_a_run_goes_on_with_the_options_it_was_begun_with(interrupted, quick, tm
     assert (tmp_path/'out'/'checkpoints'/'last.safetensors').read_bytes() == before
 
 
-def test_a_run_goes_on_with_its_own_pictures(interrupted, quick, tmp_path, tiny_folder, draw):
+@pytest.mark.parametrize('change', [
+    lambda lines: lines[:-1], lambda lines: [s.replace('True', 'False') for s in lines], lambda lines: []])
+def test_a_changed_split_is_told_and_the_recorded_one_used(interrupted, quick, tmp_path, change):
     interrupted(1)
-    (split := tmp_path/'out'/'split.csv').write_text('\n'.join(split.read_text().splitlines()[:-1]) + '\n')
-    with pytest.raises(ValueError, match='is not the split of these pictures: 1 only in the table'): quick(resume=True)
+    split, said = tmp_path/'out'/'split.csv', []
+    before = split.read_text()
+    split.write_text('\n'.join(change(before.splitlines())) + '\n')
+    quick(resume=True, say=said.append)
+    assert any('the run goes on with the split it recorded' in s for s in said) and split.read_text() == before
+    assert set(pd.read_csv(tmp_path/'out'/'predictions.csv').file) == set(pd.read_csv(split).query('is_valid').file)
+
+
+@pytest.mark.parametrize('change, said', [
+    (lambda d: (d/'red_0.jpg').unlink(), '1 missing: red_0.jpg'),
+    (lambda d: shutil.copy(d/'red_0.jpg', d/'red_9.jpg'), '1 added: red_9.jpg'),
+    (lambda d: swap(d/'red_0.jpg', d/'blue_0.jpg'), '2 with other content: blue_0.jpg, red_0.jpg')])
+def test_other_images_are_refused_by_name(interrupted, quick, tmp_path, tiny_folder, change, said):
+    data = shutil.copytree(tiny_folder, tmp_path/'data')
+    interrupted(1, data=data)
+    checkpoint = tmp_path/'out'/'checkpoints'/'last.safetensors'
+    before = checkpoint.read_bytes()
+    change(data)
+    with pytest.raises(ValueError, match=f'not the images that the run in .* begun with: .*{said}'): quick(data=data, resume=True)
+    assert checkpoint.read_bytes() == before
+
+
+def swap(a, b):
+    "Let two files change places, with their sizes and times"
+    other = a.with_suffix('.tmp')
+    a.rename(other)
+    b.rename(a)
+    other.rename(b)
+
+
+def test_a_run_goes_on_where_its_images_have_moved_to(interrupted, quick, tmp_path, tiny_folder):
+    interrupted(1, data=shutil.copytree(tiny_folder, tmp_path/'data'))
+    assert quick(data=(tmp_path/'data').rename(tmp_path/'moved'), resume=True)['root'] == str(tmp_path/'moved')
+
+
+def test_a_split_file_that_changed_is_refused(interrupted, quick, tmp_path, tiny_table):
+    save_split(tiny_table, split := tmp_path/'mine.csv')
+    interrupted(1, split=split)
+    save_split(tiny_table.assign(is_valid=~tiny_table.is_valid), split)
+    with pytest.raises(ValueError, match='begun with --split a file with the SHA-256'): quick(split=split, resume=True)
+
+
+def test_an_image_that_vanishes_is_set_aside(quick, tmp_path, tiny_folder, monkeypatch):
+    "Without a cache of decoded images, too: then it is missed in the middle of the training"
+    monkeypatch.setenv('PET_CLASSIFIER_CACHE_GB', '0')
+    data, said = shutil.copytree(tiny_folder, tmp_path/'data'), []
+    def vanish(learn, *args, **kwargs):
+        (data/'red_0.jpg').unlink(missing_ok=True)
+        return fine_tune(learn, *args, **kwargs)
+    monkeypatch.setattr('pet_classifier.run.fine_tune', vanish)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        metrics = quick(data=data, say=said.append)
+    assert any('1 images cannot be read any more (red_0.jpg); the run goes on without them' in s for s in said)
+    assert metrics['train'] + metrics['valid'] == 17 and metrics['left_out'] == 1
+    assert 'red_0.jpg' not in (tmp_path/'out'/'split.csv').read_text()
+
+
+@pytest.mark.parametrize('change, said', [
+    (lambda told, tensors: told.pop('random'), "lacks something, or holds what is none: KeyError..random"),
+    (lambda told, tensors: told.update(optimizer=[]), 'lacks something, or holds what is none'),
+    (lambda told, tensors: told.update(format_version=99), 'has format 99, and this version reads 2'),
+    (lambda told, tensors: told.update(done=7), 'says 7 epochs were finished'),
+    (lambda told, tensors: tensors.update({k: v*float('nan') for k, v in tensors.items()}), 'NaN or infinity'),
+    (lambda told, tensors: tensors.update({k: v[:1] for k, v in tensors.items() if v.ndim}), 'another network')])
+def test_a_checkpoint_that_is_not_as_it_should_be_is_refused_with_the_way_out(interrupted, quick, tmp_path, change, said):
+    interrupted(1)
+    file = tmp_path/'out'/'checkpoints'/'last.safetensors'
+    told, tensors = read_tensors(file, 'checkpoint')
+    change(told, tensors)
+    write_tensors(file, 'checkpoint', told, tensors)
+    with pytest.raises(ValueError, match=f'{said}.*; delete .* to train this stage anew'): quick(resume=True)
+    file.unlink()
+    assert quick(resume=True)['train'] == 14
 
 
 def test_a_folder_with_a_begun_run_says_how_to_go_on(interrupted, quick):
@@ -164,7 +241,7 @@ def test_a_full_disk_in_the_middle_is_one_clear_line_and_the_last_epoch_stays(qu
 
 
 def test_a_checkpoint_of_another_network_is_refused(learner, tmp_path):
-    told = dict(stage='fine-tune', epochs=1, callbacks=dict(EpochTable=dict(rows=[])))
+    told = dict(format_version=2, stage='fine-tune', epochs=1, done=1, callbacks=dict(EpochTable=dict(rows=[])))
     write_tensors(tmp_path/'last.safetensors', 'checkpoint', told, {'model/other': torch.zeros(1)})
     with pytest.raises(ValueError, match='last.safetensors belongs to another network'):
         fine_tune(learner(), 1, 1e-4, checkpoint=Checkpoint(tmp_path/'last.safetensors', resume=True))

@@ -3,6 +3,7 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -14,9 +15,11 @@ from safetensors.torch import load_file
 
 from pet_classifier.calibration import at_temperature
 from pet_classifier.features import fingerprint
+from pet_classifier.figures import not_fatal, save_figures
 from pet_classifier.interpret import load_predictions
 from pet_classifier.labels import label_by_name
 from pet_classifier.predict import Predictor
+from pet_classifier.report import write_report
 from pet_classifier.run import check_out, labelled_table, train_run, train_stages
 from pet_classifier.splits import load_split, random_split, save_split
 from pet_classifier.training import better, fine_tune, load_stage
@@ -264,3 +267,87 @@ def test_the_device_is_the_one_asked_for(quick, monkeypatch):
     monkeypatch.setattr('pet_classifier.device.default_device', lambda: torch.device('meta'))  # which would fail
     _, metrics = quick(device='cpu')
     assert metrics['device'].startswith('cpu, ')
+
+
+def test_relative_paths_and_a_run_folder_among_the_images(quick, tmp_path, tiny_folder, monkeypatch):
+    shutil.copytree(tiny_folder, tmp_path/'photos')
+    monkeypatch.chdir(tmp_path)
+    for name in 'run', 'run2':  # the second finds the figures of the first
+        out, metrics = quick(data='photos', out=f'photos/{name}', epochs=0, head_epochs=1)
+        assert Path(out, 'report.html').is_file() and metrics['root'] == str(tmp_path/'photos')
+        assert metrics['train'] + metrics['valid'] == 18
+        assert metrics['command'].startswith(f'pet-classifier train photos --out photos/{name} ')
+    write_report('photos/run')
+    (tmp_path/'photos').rename('moved')  # with the runs in it
+    write_report('moved/run')
+    with pytest.raises(ValueError, match='to become the folder of a run'): quick(data='moved', out='.')
+
+
+@pytest.mark.parametrize('broken', ['figures.save_figure', 'run.save_figures', 'run.write_report', 'run.duplicate_pairs',
+                                    'run.find_lr', 'run.doubtful_labels', 'run.evaluate_test_set'])
+def test_what_only_shows_the_result_costs_no_model(quick, monkeypatch, broken, tiny_run):
+    said = []
+    if broken != 'run.save_figures': monkeypatch.setattr('pet_classifier.run.save_figures', save_figures)
+    def fail(*args, **kwargs): raise RuntimeError('on\npurpose')
+    monkeypatch.setattr(f'pet_classifier.{broken}', fail)
+    out, metrics = quick(epochs=0, head_epochs=1, say=said.append)
+    assert any(s.endswith('is left out: RuntimeError: on\\npurpose') for s in said)
+    assert Predictor(out/'model').bundle.vocab and metrics == json.loads((out/'metrics.json').read_text())
+    if broken != 'run.write_report': assert (out/'report.html').is_file()
+    assert quick(epochs=0, head_epochs=1, resume=True)[1] == metrics  # finished
+
+
+def test_an_interruption_is_not_left_out():
+    with pytest.raises(KeyboardInterrupt), not_fatal('this'): raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize('broken', ['write_json', 'save_split', 'write_csv'])
+def test_after_an_error_before_training_the_place_is_as_it_was(quick, monkeypatch, tmp_path, broken):
+    def fail(*args, **kwargs): raise OSError('the disk is full')
+    monkeypatch.setattr(f'pet_classifier.run_folder.{broken}', fail)
+    (tmp_path/'there').mkdir()
+    for out in tmp_path/'some'/'where', tmp_path/'there':
+        with pytest.raises(OSError, match='the disk is full'): quick(out=out)
+    assert not (tmp_path/'some').exists() and list((tmp_path/'there').iterdir()) == []
+
+
+def test_weights_that_are_not_there_leave_no_folder(quick, tmp_path):
+    with pytest.raises(FileNotFoundError): quick(weights='gone.safetensors')
+    assert not (tmp_path/'out').exists()
+
+
+def test_always_the_same_answer_is_told(quick, tmp_path, draw):
+    for i in range(20): draw(tmp_path/'data'/'cat'/f'{i}.png', 'red', i)
+    for i in range(2): draw(tmp_path/'data'/'dog'/f'{i}.png', 'red', 50+i)
+    said = []
+    out, metrics = quick(data=tmp_path/'data', epochs=0, head_epochs=1, say=said.append)
+    assert "always answering 'cat' would be wrong on" in said[-1] and 'never predicted: dog' in said[-1]
+    assert metrics['never_predicted'] == ['dog'] and metrics['balanced_error'] == 0.5
+    assert metrics['majority_error'] == pytest.approx(metrics['error_rate'])
+    assert 'never predicted: dog' in (out/'report.html').read_text()
+
+
+def test_a_test_set_is_evaluated_once_and_apart(quick, tmp_path, draw):
+    for i, label in enumerate(['red', 'green', 'blue']*2): draw(tmp_path/'test'/label/f'{i}.png', label, 100+i)
+    said = []
+    out, metrics = quick(test=tmp_path/'test', epochs=0, head_epochs=1, say=said.append)
+    table, _ = labelled_table(tmp_path/'test')
+    interp = Predictor(out/'model').evaluate(table)
+    assert (metrics['test_n'], metrics['test_error']) == (6, interp.error_rate)
+    assert any(s.startswith(f'test set: error rate {interp.error_rate:.1%} on 6 images') for s in said)
+    assert f'{interp.error_rate:.1%} of 6 images' in (out/'report.html').read_text()
+
+
+@pytest.mark.parametrize('name', ['from $5 to $10', 'a'*120, '猫', '001'])
+def test_any_name_of_a_class_can_be_drawn(quick, monkeypatch, tmp_path, draw, name):
+    monkeypatch.setattr('pet_classifier.run.save_figures', save_figures)
+    for label in name, '002':
+        for i in range(3): draw(tmp_path/'data'/label/f'{i}.png', 'red', i + 10*(label == name))
+    said = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always', UserWarning)
+        out, _ = quick(data=tmp_path/'data', epochs=0, head_epochs=1, say=said.append)
+    assert not [w for w in caught if 'Glyph' in str(w.message) or 'layout' in str(w.message)]
+    assert len(list((out/'figures').iterdir())) == 4 and not any('left out' in s for s in said)
+    assert name in (out/'report.html').read_text()
+    assert any('figures: the font has no 猫' in s for s in said) == (name == '猫')

@@ -8,6 +8,7 @@ from fastai.metrics import accuracy, error_rate
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from pet_classifier.checkpoint import read_tensors, write_tensors
 from pet_classifier.features import fingerprint
 from pet_classifier.head import fit_head
 from pet_classifier.learner import frozen_groups, pet_learner
@@ -267,9 +268,35 @@ def test_a_safetensors_file_of_others_is_refused(saved, meta):
 ])
 def test_other_tensors_are_refused(saved, change, said):
     learn, file = saved
-    with safe_open(file, 'pt') as f: meta = f.metadata()
-    save_file(change(load_file(file)), file, metadata=meta)
+    told, state = read_tensors(file, 'stage')
+    write_tensors(file, 'stage', told, change(state))
     with pytest.raises(ValueError, match=f'a.safetensors belongs to another network: {said}'): load_stage(learn, 'a')
+
+
+@pytest.mark.parametrize('damage', [
+    lambda data: data[:-1], lambda data: data[:9000] + bytes(1000) + data[10000:], lambda data: b'',
+    lambda data: data[:-5] + bytes([data[-5] ^ 1]) + data[-4:]])
+def test_a_damaged_stage_is_refused(saved, damage):
+    learn, file = saved
+    before = fingerprint(learn.model)
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ValueError, match='a.safetensors is (damaged|not a whole)'): load_stage(learn, 'a')
+    assert fingerprint(learn.model) == before
+
+
+@pytest.mark.parametrize('change', [dict(format_version=99), dict(frozen='1'), dict(frozen=None)])
+def test_a_stage_of_another_format_is_refused(saved, change):
+    learn, file = saved
+    told, state = read_tensors(file, 'stage')
+    write_tensors(file, 'stage', told | change, state)
+    with pytest.raises(ValueError, match='not a stage that this version reads'): load_stage(learn, 'a')
+
+
+def test_a_stage_of_an_older_version_without_a_hash_is_read(saved):
+    learn, file = saved
+    with safe_open(file, 'pt') as f: meta = f.metadata()
+    save_file(load_file(file), file, metadata={'stage': meta['stage'].replace('"format_version": 2', '"format_version": 1')})
+    load_stage(learn, 'a')
 
 
 def test_a_stage_of_other_classes_or_of_another_architecture_is_refused(saved, tiny_table):

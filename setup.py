@@ -17,6 +17,6 @@ setup(
     long_description=(here/'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
     packages=[cfg['lib_name']], package_data={cfg['lib_name']: ['templates/*.html', 'py.typed']},
     install_requires=cfg['requirements'].split(),
-    extras_require={extra: cfg[f'{extra}_requirements'].split() for extra in ('openvino', 'onnx', 'heic', 'demo', 'scale', 'dev')},
+    extras_require={key.removesuffix('_requirements'): words.split() for key, words in cfg.items() if key.endswith('_requirements')},
     entry_points=dict(console_scripts=cfg['console_scripts'].split()),
 )

@@ -14,7 +14,7 @@ import pandas as pd
 
 from .backbone import check_backbone
 from .images import ImageProblem, listed
-from .run_folder import RunConfig, recorded_split
+from .run_folder import RunConfig, has_split, recorded_split
 from .sources import labelled_images
 from .splits import check_split, load_split, official_split, random_split
 from .storage import printable
@@ -75,7 +75,8 @@ def run_data(
     if images.skipped: say(f'left out: {len(images.skipped)} hidden or no pictures by their names: {listed(images.skipped)}')
     root = Path(os.path.commonpath([Path(f).parent for f in images.table.file]))
     table = recorded_split(out, images.table, root) if resume else None
-    noted = table is not None
+    noted = table is not None and has_split(out, table, root)
+    if table is not None and not noted: say(f"'{out/'split.csv'}' was changed: the run goes on with the split it recorded")
     if table is None: table = check_split(split_table(images.table, config.split, config.valid_pct, config.seed))
     test = images.test if config.test is None else labelled_images(config.test, config.pattern, **how)[0]
     return RunData(table, test, root, images.root or root, len(images.broken), noted)

@@ -123,7 +123,7 @@ def test_a_picture_gets_the_answer_and_where_the_network_looked(page, files, pre
     assert all(name in bars and f'{p:.0%}' in bars for name, p in guess.probs.items())
 
 
-@pytest.mark.parametrize('name, reason', [('text', 'not a picture (JPEG, PNG, WEBP, GIF, BMP, TIFF)'), ('bomb', 'too large: ')])
+@pytest.mark.parametrize('name, reason', [('text', 'not a picture (JPEG, PNG, WEBP, GIF, BMP, TIFF, AVIF, HEIC)'), ('bomb', 'too large: ')])
 def test_what_is_no_picture_gets_its_reason_and_the_next_one_an_answer(page, files, name, reason):
     drop(page, files['picture'])
     page.click('[aria-label="Remove Image"]')

@@ -17,6 +17,6 @@ setup(
     long_description=(here/'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
     packages=[cfg['lib_name']], package_data={cfg['lib_name']: ['templates/*.html', 'py.typed']},
     install_requires=cfg['requirements'].split(),
-    extras_require={key.removesuffix('_requirements'): words.split() for key, words in cfg.items() if key.endswith('_requirements')},
+    extras_require={k.removesuffix('_requirements'): v.split() for k, v in cfg.items() if k.endswith('_requirements')},
     entry_points=dict(console_scripts=cfg['console_scripts'].split()),
 )

@@ -19,12 +19,13 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
 
-from .calibration import at_temperature, calibrate, imbalance, imbalance_text, out_of_fold, plot_reliability
+from .calibration import at_temperature, calibrate, out_of_fold, plot_reliability
 from .figures import drawing, not_fatal, short_names
 from .gradcam import NoSpatialMaps
 from .images import ImageProblem, open_image
 from .interpret import PetInterpretation
 from .predict import Predictor
+from .rates import imbalance_text
 from .run_results import read_run
 from .storage import write_text
 
@@ -211,7 +212,7 @@ def report_page(
                   (f'{low:.1%} to {high:.1%}', 'is where the error rate lies, with 95 % confidence'),
                   (f'{len(interp.vocab)}', f'classes, {metrics["train"]} pictures to learn from')],
         facts=_facts(metrics), n_valid=n, low=f'{low:.1%}', high=f'{high:.1%}', losses=losses, unreadable=unreadable,
-        imbalance=_imbalance(imbalance(interp.targets, interp.preds, interp.vocab)), confused=confused_pairs(interp), **plots,
+        imbalance=_imbalance(interp.imbalance()), confused=confused_pairs(interp), **plots,
         breed_columns=list(breeds), breeds=breeds.map(_figure).to_numpy(object), calibration_text=_calibration_text(calibrated),
         none_text=_none_text(metrics, raw), tables=list(_tables(found)), command=metrics['command'], versions=metrics['versions'])
 

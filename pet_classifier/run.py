@@ -15,7 +15,7 @@ import pandas as pd
 from fastai.learner import Learner
 
 from .bundle import save_bundle, versions
-from .calibration import fit_temperature, imbalance, imbalance_text
+from .calibration import fit_temperature
 from .checkpoint import Checkpoint
 from .datasets import data_licence
 from .device import choose_device
@@ -31,6 +31,7 @@ from .loaders import loaders
 from .lr import SuggestedRate, find_lr
 from .predict import Predictor
 from .progress import history
+from .rates import imbalance_text
 from .report import write_report
 from .run_data import RunData, check_run_config, labelled_table, run_data, split_table, without_lost # noqa: F401
 from .run_folder import (BEGUN, LAST, RunConfig, absolute, as_it_was, check_apart, check_options, check_out, finish,
@@ -125,7 +126,7 @@ def write_results(
     save_bundle(learn, out/'model', temperature, none_below, **facts)
     save_predictions(interp, out/'predictions.csv', known.root)
     write_csv(out/'history.csv', history(learn))
-    counts, tested = imbalance(interp.targets, interp.preds, interp.vocab), {}
+    counts, tested = interp.imbalance(), {}
     with not_fatal('the evaluation of the test set', say): tested = evaluate_test_set(out/'model', known.test, say)
     metrics = dict(facts, **counts, **tested, temperature=temperature, none_below=none_below, **noted, versions=versions(),
                    created=datetime.now(timezone.utc).isoformat(timespec='seconds'))

@@ -134,12 +134,12 @@ def known_labels(
     vocab:list[str], # the classes
 ) -> np.ndarray: # the number of the class, one a row; -1: it is none
     "Return the labels of `table` as numbers of classes; an error if none is one, for then no answer could be right"
-    if lost := [c for c in ('file', 'label') if c not in table]:
-        raise ValueError(f'the table has no column {listed(lost)}; it has {listed(table)}')
+    lost = [c for c in ('file', 'label') if c not in table]
+    if lost: raise ValueError(f'the table has no column {listed(lost)}; it has {listed(table)}')
     numbers = {v: i for i, v in enumerate(vocab)}
     if not table.label.isin(numbers).any():
-        raise ValueError(f'no label is one of the {len(numbers)} classes of this bundle: '
-                         f'{listed(sorted(set(map(str, table.label))))}; it knows {listed(numbers, 40)}')
+        new = listed(sorted({*map(str, table.label)}))
+        raise ValueError(f'no label is one of the {len(numbers)} classes of this bundle: {new}; it knows {listed(numbers, 40)}')
     return np.array([numbers.get(v, -1) for v in table.label])
 
 def examination(
@@ -181,9 +181,8 @@ class Predictor:
         n:int=1, # how many pictures will come in all, to choose the engine by
     ) -> np.ndarray: # float32, a row a picture, a column a class
         "What the network makes of pictures that are prepared, any numbers: the higher, the more like the class"
-        scores = self.engines(choose_engine(self.engine, n), torch.stack(prepared))
-        if not np.isfinite(scores).all(): raise ValueError('the network answers NaN or infinity, its weights are broken')
-        return scores
+        if np.isfinite(scores := self.engines(choose_engine(self.engine, n), torch.stack(prepared))).all(): return scores
+        raise ValueError('the network answers NaN or infinity, its weights are broken')
 
     def probabilities(self,
         scores:np.ndarray, # as `scores` gives them
@@ -245,7 +244,6 @@ class Predictor:
     ) -> PetInterpretation: # what the network said; `problems` and `unknown` labels are left out
         "The network's answers for labelled pictures, beside the truth"
         targets = known_labels(table, self.bundle.vocab)
-        known, files = targets >= 0, [Path(f) for f in table.file[targets >= 0]]
-        scores, problems = self._answers(files, bs)
-        interp = examination(files, targets[known], self.probabilities(scores), scores, problems, self.bundle.vocab)
-        return replace(interp, unknown=table.loc[~known, ['file', 'label']].reset_index(drop=True))
+        scores, problems = self._answers(files := [Path(f) for f in table.file[targets >= 0]], bs)
+        interp = examination(files, targets[targets >= 0], self.probabilities(scores), scores, problems, self.bundle.vocab)
+        return replace(interp, unknown=table.loc[targets < 0, ['file', 'label']].reset_index(drop=True))

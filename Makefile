@@ -23,7 +23,7 @@ test: $(INSTALLED)
 	$(BIN)/ruff check pet_classifier tests benchmarks setup.py
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --timing
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist worksteal
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/two_cores.py --json benchmarks/two_cores.json

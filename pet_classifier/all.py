@@ -13,6 +13,7 @@ from .drawing import *
 from .engine import *
 from .far_head import *
 from .features import *
+from .figures import *
 from .fused import *
 from .gradcam import *
 from .guard import *
@@ -31,6 +32,9 @@ from .predict import *
 from .progress import *
 from .report import *
 from .run import *
+from .run_data import *
+from .run_folder import *
+from .run_results import *
 from .scale import *
 from .space import *
 from .splits import *

@@ -148,8 +148,8 @@ def check_apart(
 ):
     "Refuse images that lie in the folder of the run; a run that lies among the images is left out of them"
     if os.path.exists(data) and Path(os.path.realpath(data)).is_relative_to(os.path.realpath(out)):
-        raise ValueError(f"the images in '{data}' lie in '{out}', which is to become the folder of a run: give another folder, "
-                         'such as one beside them')
+        raise FileExistsError(f"'{out}' is not empty; a run never overwrites another, and the images in '{data}' lie in it: "
+                              'choose a new folder, such as one beside them')
 
 # %% ../nbs/12d_run_folder.ipynb #a4bc6f66
 _FORMAT = 2 # of run.json; 1 had no hashes

@@ -280,7 +280,7 @@ def test_relative_paths_and_a_run_folder_among_the_images(quick, tmp_path, tiny_
     write_report('photos/run')
     (tmp_path/'photos').rename('moved')  # with the runs in it
     write_report('moved/run')
-    with pytest.raises(ValueError, match='to become the folder of a run'): quick(data='moved', out='.')
+    with pytest.raises(FileExistsError, match="and the images in 'moved' lie in it"): quick(data='moved', out='.')
 
 
 @pytest.mark.parametrize('broken', ['figures.save_figure', 'run.save_figures', 'run.write_report', 'run.duplicate_pairs',

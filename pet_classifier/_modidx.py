@@ -385,6 +385,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'pet_classifier/from_folder.py'),
                                             'pet_classifier.from_folder._note_split': ( 'from_folder.html#_note_split',
                                                                                         'pet_classifier/from_folder.py'),
+                                            'pet_classifier.from_folder._openable': ( 'from_folder.html#_openable',
+                                                                                      'pet_classifier/from_folder.py'),
                                             'pet_classifier.from_folder._refuse_strays': ( 'from_folder.html#_refuse_strays',
                                                                                            'pet_classifier/from_folder.py'),
                                             'pet_classifier.from_folder._scan': ('from_folder.html#_scan', 'pet_classifier/from_folder.py'),

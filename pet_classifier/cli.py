@@ -219,8 +219,8 @@ def push(
 ):
     "Write a bundle to the Hugging Face Hub, with huggingface_hub's token (hf auth login)."
     stage('loading huggingface_hub')
-    from pet_classifier.hub import push
-    say(push(bundle, repo, private=not public))
+    from pet_classifier.hub import push_to_hub
+    say(push_to_hub(bundle, repo, private=not public))
 
 # %% ../nbs/15_cli.ipynb #58513afd
 @app.command()

@@ -11,7 +11,7 @@ from collections import Counter
 import pandas as pd
 
 from .findings import image_rows
-from .images import SUFFIXES, listed
+from .images import SUFFIXES, check_images, listed
 from .labels import match_pattern
 from .layout import folders_below, read_layout, scan_folder
 from .storage import printable
@@ -30,13 +30,19 @@ def _scan(path, found):
                          f'images end in {", ".join(SUFFIXES)}')
     return scan
 
+def _openable(files, found):
+    "Those of `files` that can be opened; one that cannot needs no label."
+    broken = check_images(files)
+    found.broken += list(broken.itertuples(index=False, name=None))
+    return [f for f in files if f not in set(broken.file)]
+
 def _by_pattern(path, scan, pattern, found):
     "The images of `scan`, labelled by `pattern`; the split is that of the folders, if all images lie in it."
     layout = read_layout(path, scan.images)
     whole = '/' in pattern
     texts = ['/' + f.relative_to(path).as_posix() if whole else f.name for f in scan.images]
     labels = match_pattern(texts, pattern)
-    if lost := [f for f, l in zip(scan.images, labels) if l is None]:
+    if lost := _openable([f for f, l in zip(scan.images, labels) if l is None], found):
         saw = f"the path below '{path.name}'" if whole else "the file's name, not its path; one with a '/' in it sees the path"
         found.refuse('name', lost, f"does not match '{pattern}'", ValueError(
             f"{len(lost)} of {len(texts)} names do not match '{pattern}': {listed(lost)}; the pattern sees {saw}"))
@@ -74,7 +80,7 @@ def _note_layout(path, layout, rows, found):
 def _refuse_strays(layout, rows, found):
     "Refuse images without a label, each kind with its way out."
     lost = rows[rows.label.isna() & (rows.part != 'test')]
-    beside, bare = lost.file[lost.part.isna()].tolist(), lost.file[lost.part.notna()].tolist()
+    beside, bare = (_openable(lost.file[m].tolist(), found) for m in (lost.part.isna(), lost.part.notna()))
     if beside: found.refuse('name', beside, f'lies beside {_folders(layout.split)}', ValueError(
         f"{len(beside)} of {len(rows)} images lie in no class's folder, but beside {_folders(layout.split)}: {listed(beside)}; "
         f"move them, or, if these are classes and no split, say so with {_INNERMOST}"))

@@ -18,17 +18,16 @@ from .storage import replacing_dir
 
 # %% ../nbs/14a_space.ipynb #5ab02e02
 _DOCKER = '''FROM python:{python}-slim
-RUN useradd --create-home --uid 1000 user
+RUN useradd --create-home --home-dir /app --uid 1000 user
 USER user
-WORKDIR /home/user/app
-ENV PATH=/home/user/.local/bin:$PATH
+WORKDIR /app
+ENV PATH=/app/.local/bin:$PATH
 COPY --chown=user . .
 RUN pip install --user --no-cache-dir -r requirements.txt
 EXPOSE 7860
 CMD ["pet-classifier", "demo", "model", "--host", "0.0.0.0", "--port", "7860"]
 '''
-_REQUIREMENTS = '''--extra-index-url https://download.pytorch.org/whl/cpu
-pet-classifier[demo]=={version}
+_REQUIREMENTS = '''pet-classifier[demo]=={version}
 '''
 _README = '''---
 title: What is on this photo?

@@ -178,7 +178,7 @@ def test_check_cuts_long_lists_with_a_count_and_writes_them_whole(cli, tiny_fold
     (['predict', '{bundle}', '{data}', '--csv', '{data}/red_0.jpg/x.csv'], 'x.csv'),
     (['evaluate', '{bundle}', 'nowhere'], 'neither a folder'),
     (['evaluate', '{tmp}', '{data}'], 'no bundle'),
-    (['evaluate', '{bundle}', '{data}', '--pattern', '_(\\d)'], '6 labels are none of the 3 classes of this bundle'),
+    (['evaluate', '{bundle}', '{data}', '--pattern', '_(\\d)'], 'no label is one of the 3 classes of this bundle'),
 ])
 def test_what_cannot_be_done_is_an_error_and_leaves_nothing(cli, tiny_folder, bundle, tmp_path, args, said):
     code, out, err = cli(*[a.format(data=tiny_folder, tmp=tmp_path, bundle=bundle) for a in args])
@@ -275,14 +275,14 @@ def test_evaluate_agrees_with_predict(cli, bundle, tiny_folder):
     code, out, err = cli('evaluate', bundle, tiny_folder)
     table, said = rows(out), rows(cli('predict', bundle, tiny_folder)[1])
     wrong = sum(not file.rsplit('/')[-1].startswith(f'{label}_') for file, label in zip(said.file, said.label))
-    assert code == 0 and err.endswith(', 0 left out\n')
+    assert code == 0 and ', 0 left out\n' in err
     assert err.startswith(f'error rate {wrong/18:.1%} on 18 images (95 % sure: ')
     assert table.breed.tolist() == ['blue', 'green', 'red'] and table.support.tolist() == [6]*3 and table.errors.sum() == wrong
 
 
 def test_evaluate_with_broken_pictures_is_exit_code_1(cli, bundle, tiny_run):
     code, out, err = cli('evaluate', bundle, tiny_run.data)
-    assert code == 1 and ' on 18 images (' in err and err.endswith(', 2 left out\n') and rows(out).support.sum() == 18
+    assert code == 1 and ' on 18 images (' in err and ', 2 left out\n' in err and rows(out).support.sum() == 18
 
 
 def test_a_terminal_gets_an_aligned_table(cli, bundle, tiny_folder, monkeypatch):

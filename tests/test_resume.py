@@ -12,6 +12,7 @@ from filelock import FileLock
 from safetensors.torch import load_file
 
 from pet_classifier.checkpoint import Checkpoint, read_tensors, write_tensors
+from pet_classifier.leftovers import is_leftover
 from pet_classifier.progress import EpochTable
 from pet_classifier.run import train_run
 from pet_classifier.splits import save_split
@@ -167,12 +168,20 @@ def test_a_folder_with_a_begun_run_says_how_to_go_on(interrupted, quick):
     with pytest.raises(FileExistsError, match='resume it .--resume., or choose a new folder'): quick()
 
 
+def left_by_a_killed_process(folder):
+    "The hidden folder in which a process that is no more was writing"
+    code = 'import os; from pathlib import Path; from pet_classifier.leftovers import workplace'
+    write = f"place = workplace(Path({str(folder/'a')!r})); place.__enter__(); os._exit(9)"
+    subprocess.run([sys.executable, '-c', f'{code}; {write}'], check=False)
+    assert any(is_leftover(f) for f in folder.iterdir())
+
+
 def test_where_nothing_was_begun_resuming_begins(quick, tmp_path):
     said = []
     metrics = quick(resume=True, say=said.append)
     assert any('there is no run in' in s for s in said) and metrics['train'] == 14
     (tmp_path/'killed').mkdir()
-    (tmp_path/'killed'/'.run-0123abcd.json').touch()  # before a word of the run was on the disk
+    left_by_a_killed_process(tmp_path/'killed')  # before a word of the run was on the disk
     assert quick(tmp_path/'killed', resume=True)['train'] == 14
     (tmp_path/'mine').mkdir()
     (tmp_path/'mine'/'thesis.txt').write_text('three years')
@@ -207,8 +216,7 @@ def test_a_torn_checkpoint_is_refused(interrupted, quick, tmp_path):
 
 def test_what_killed_writers_left_is_removed(interrupted, quick, tmp_path):
     interrupted(1)
-    (tmp_path/'out'/'.model-0123abcd').mkdir()
-    (tmp_path/'out'/'checkpoints'/'.head-0123abcd.safetensors').touch()
+    for folder in tmp_path/'out', tmp_path/'out'/'checkpoints': left_by_a_killed_process(folder)
     (tmp_path/'out'/'.mine').touch()
     quick(resume=True)
     assert sorted(f.name for f in (tmp_path/'out').rglob('.*')) == ['.lock', '.mine']

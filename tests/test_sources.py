@@ -539,3 +539,11 @@ def test_names_that_are_no_utf8_are_found(tmp_path):
     for content in b'file,label\ncaf\xe9.jpg,x\nb.jpg,y\n', b'file,label\ncaf\xe9.jpg,K\xc3\xa4\nb.jpg,y\n':
         (tmp_path/'l.csv').write_bytes(content)
         assert set(labelled_images(tmp_path/'l.csv').table.label) in ({'x', 'y'}, {'Kä', 'y'})
+
+
+@pytest.mark.parametrize('pattern', [None, r'^(\w+)_\d'])
+def test_a_file_that_cannot_be_opened_needs_no_label(tmp_path, draw, pattern):
+    for n, label in enumerate(('red', 'blue')): draw(tmp_path/f'{label}_{n}.jpg', label, n)
+    (tmp_path/'notes.jpg').write_text('no image')
+    found = labelled_images(tmp_path, pattern)
+    assert sorted(found.table.label) == ['blue', 'red'] and [f.name for f in found.broken.file] == ['notes.jpg']

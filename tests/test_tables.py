@@ -355,7 +355,7 @@ def test_a_fifo_is_refused_before_anything_is_computed(predictor, files, tmp_pat
 def test_a_class_that_no_file_can_hold_is_refused_before_anything_is_computed(predictor, files, tmp_path, monkeypatch):
     from dataclasses import replace
     monkeypatch.setattr(Predictor, 'scores', lambda *args: pytest.fail('computed'))
-    other = Predictor(replace(predictor.bundle, config=predictor.bundle.config | dict(vocab=['a', 'b\ud800', 'c'])), 'torch')
+    other = Predictor(replace(predictor.bundle, vocab=['a', 'b\ud800', 'c']), 'torch')
     with pytest.raises(ValueError, match=r"the class 'b\\ud800' is no text"): predict_table(other, files, tmp_path/'a.csv')
     assert left(tmp_path) == []
 

@@ -19,7 +19,7 @@ from .labels import (PETS_PATTERN, label_by_folder, label_by_function, label_by_
                      label_from_df, label_from_lists, preview_pattern)  # seven label sources, one labelled table
 from .learner import frozen_groups, pet_learner  # a fastai Learner with a pretrained body
 from .loaders import loaders  # fastai DataLoaders over a labelled table
-from .lr import find_lr  # suggest a learning rate
+from .lr import SuggestedRate, find_lr  # suggest a learning rate, and plot why
 from .onnx_file import export_onnx  # the model as one ONNX file
 from .pixels import read_square  # an image as the network sees it
 from .predict import Prediction, Predictor  # predict with a bundle

@@ -22,6 +22,8 @@ def _scan(path, found):
     scan = scan_folder(path)
     found.skipped += scan.skipped
     for f in scan.runs: found.notes.append(f"left out: '{printable(f.name)}' is the folder of a run")
+    if linked := [f for f in scan.folders if f.is_symlink()]:
+        found.notes.append(f'{listed(linked)}: links to folders, whose images are used; nothing in them is left out')
     for f in scan.again: found.notes.append(f"left out: '{printable(f.name)}' is a link to a folder that is there already")
     for f, why in scan.unreadable: found.broken.append((f, why))
     if not scan.images:

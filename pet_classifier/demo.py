@@ -20,6 +20,7 @@ from PIL import Image
 from . import __version__
 from .bundle import Bundle, _DRAWN
 from .drawing import BREEDS, draw_pet
+from .gradcam import NoSpatialMaps
 from .images import ImageProblem, open_image
 from .predict import Predictor
 from .report import picture_src
@@ -71,7 +72,7 @@ def page_answer(
     guess, names = predictor.predict(seen), _names(predictor.bundle.vocab)
     pictures = [('what it saw', seen)]
     try: pictures += [('where it looked', predictor.look(seen, guess.label)[1])]
-    except ValueError: pass # a transformer, whose body has no maps with places
+    except NoSpatialMaps: pass # a transformer, whose body has no maps with places
     probs, name = {names[k]: p for k, p in guess.probs.items()}, names[guess.label]
     sure = f'{guess.probability:.0%}' if guess.probability < .995 else 'over 99%'
     if not guess.none_of_these: return _says('known', name, f'with a probability of {sure}', pictures), probs

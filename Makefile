@@ -20,7 +20,7 @@ lesson: $(INSTALLED)
 	$(BIN)/pet-classifier train $(DATA) --arch $(ARCH) --out $(OUT)
 
 test: $(INSTALLED)
-	$(BIN)/ruff check pet_classifier tests benchmarks setup.py
+	$(BIN)/ruff check pet_classifier tests tools benchmarks setup.py
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --timing
 	$(BIN)/pytest -n auto --dist worksteal
@@ -35,7 +35,7 @@ notebooks: $(INSTALLED)
 	$(BIN)/jupyter lab nbs
 
 readme: $(INSTALLED)
-	$(BIN)/python tests/readme.py
+	$(BIN)/python tools/readme.py
 
 $(INSTALLED): settings.ini setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -3,7 +3,7 @@ import re
 from configparser import ConfigParser
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 here = Path(__file__).parent
 config = ConfigParser(delimiters=['='])
@@ -15,7 +15,8 @@ setup(
     name=cfg['dist_name'], version=version, description=cfg['description'], author=cfg['author'],
     license=cfg['license'], keywords=cfg['keywords'], python_requires=f'>={cfg["min_python"]}',
     long_description=(here/'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
-    packages=[cfg['lib_name']], package_data={cfg['lib_name']: ['templates/*.html', 'py.typed']},
+    packages=find_packages(include=[cfg['lib_name'], f'{cfg["lib_name"]}.*']),
+    package_data={cfg['lib_name']: ['templates/*.html', 'py.typed']},
     install_requires=cfg['requirements'].split(),
     extras_require={k.removesuffix('_requirements'): v.split() for k, v in cfg.items() if k.endswith('_requirements')},
     entry_points=dict(console_scripts=cfg['console_scripts'].split()),

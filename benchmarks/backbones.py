@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pet_classifier.onnx_file import export_onnx
-from pet_classifier.predict import Predictor
+from pet_classifier.deploy.onnx import export_onnx
+from pet_classifier.deploy.predictor import Predictor
 from pet_classifier.report import write_report
 from pet_classifier.run import train_run
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from itertools import cycle, islice, zip_longest
 from pathlib import Path
 
-from pet_classifier.images import list_images
-from pet_classifier.labels import PETS_PATTERN, label_by_name
-from pet_classifier.splits import random_split
+from pet_classifier.data.images import list_images
+from pet_classifier.data.labels import PETS_PATTERN, label_by_name
+from pet_classifier.data.splits import random_split
 
 HERE = Path(__file__).parent
 SEED, THREADS = 2, 2

@@ -18,7 +18,7 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 
 def read_ours():
-    from pet_classifier.pixels import read_square
+    from pet_classifier.data.crops import read_square
     return lambda file: read_square(file, 224)
 
 
@@ -27,7 +27,7 @@ def read_pillow():
     from numpy import array
     from PIL import Image
 
-    from pet_classifier.pixels import square
+    from pet_classifier.data.crops import square
     return lambda file: square(torch.from_numpy(array(Image.open(file).convert('RGB'))).permute(2, 0, 1), 224)
 
 

@@ -19,17 +19,17 @@ from fastcore.basics import noop
 from PIL import Image, ImageDraw, ImageOps
 from sklearn.metrics import roc_auc_score
 
-from pet_classifier.calibration import calibrate
-from pet_classifier.datasets import write_digits
-from pet_classifier.doubts import body_features, doubtful_labels, duplicate_pairs
-from pet_classifier.head import fit_head
-from pet_classifier.images import list_images, open_image
-from pet_classifier.interpret import interpret
-from pet_classifier.labels import PETS_PATTERN, label_by_name
-from pet_classifier.learner import pet_learner
-from pet_classifier.loaders import loaders
-from pet_classifier.splits import random_split
-from pet_classifier.unknown import none_threshold
+from pet_classifier.data.datasets import write_digits
+from pet_classifier.data.images import list_images, open_image
+from pet_classifier.data.labels import PETS_PATTERN, label_by_name
+from pet_classifier.data.loaders import loaders
+from pet_classifier.data.splits import random_split
+from pet_classifier.evaluation.calibration import calibrate
+from pet_classifier.evaluation.interpretation import interpret
+from pet_classifier.evaluation.label_issues import body_features, doubtful_labels, duplicate_pairs
+from pet_classifier.evaluation.ood import none_threshold
+from pet_classifier.training.head import fit_head
+from pet_classifier.training.learner import pet_learner
 
 
 def wrong_labels(table, size, n=40, seeds=5):

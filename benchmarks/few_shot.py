@@ -12,12 +12,12 @@ from statistics import mean, median, stdev
 
 import torch
 
-from pet_classifier.head import fit_head
-from pet_classifier.images import list_images
-from pet_classifier.labels import PETS_PATTERN, label_by_name
-from pet_classifier.learner import pet_learner
-from pet_classifier.loaders import loaders
-from pet_classifier.splits import random_split
+from pet_classifier.data.images import list_images
+from pet_classifier.data.labels import PETS_PATTERN, label_by_name
+from pet_classifier.data.loaders import loaders
+from pet_classifier.data.splits import random_split
+from pet_classifier.training.head import fit_head
+from pet_classifier.training.learner import pet_learner
 
 
 def one_split(table, arch, size, seed):

@@ -24,7 +24,7 @@ from bench import Bench, Plan, WorkerError, say
 from rows import Row, brief, mid, percent, smoothed
 from two_cores import line, machine
 
-from pet_classifier.datasets import draw_sample
+from pet_classifier.data.datasets import draw_sample
 
 NEEDS = ('this benchmark needs a graphics card that torch can use (it is meant for one of 16 GB or more, with 16 processor cores '
          'and 5 GB of room for temporary files), and torch {} finds none here. `--device cpu --tiny` shows that it runs, no more')

@@ -18,7 +18,7 @@ from fastai.torch_core import no_random
 from PIL import Image
 from torch.profiler import ProfilerActivity, profile
 
-from pet_classifier.backbone import build_model
+from pet_classifier.model.backbone import build_model
 
 NAME = r'^(.+)_\d+\.jpg$'
 IMAGENET = (.485, .456, .406), (.229, .224, .225)  # mean and std of red, green and blue

@@ -33,16 +33,16 @@ from measure import (
 from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from pet_classifier.backbone import build_model
-from pet_classifier.bundle import save_bundle
-from pet_classifier.head import fit_head
-from pet_classifier.images import list_images
-from pet_classifier.labels import PETS_PATTERN, label_by_name
-from pet_classifier.learner import pet_learner
-from pet_classifier.loaders import loaders
-from pet_classifier.pixels import read_square
-from pet_classifier.predict import Predictor
-from pet_classifier.training import fine_tune
+from pet_classifier.data.crops import read_square
+from pet_classifier.data.images import list_images
+from pet_classifier.data.labels import PETS_PATTERN, label_by_name
+from pet_classifier.data.loaders import loaders
+from pet_classifier.deploy.predictor import Predictor
+from pet_classifier.model.backbone import build_model
+from pet_classifier.model.bundle import save_bundle
+from pet_classifier.training.fine_tuning import fine_tune
+from pet_classifier.training.head import fit_head
+from pet_classifier.training.learner import pet_learner
 
 
 def data(pictures, valid, size=224, bs=None, seed=2):

@@ -18,13 +18,13 @@ from pathlib import Path
 
 
 def make_bundle(pictures, folder):
-    from pet_classifier.bundle import save_bundle
-    from pet_classifier.head import fit_head
-    from pet_classifier.images import list_images
-    from pet_classifier.labels import label_by_name
-    from pet_classifier.learner import pet_learner
-    from pet_classifier.loaders import loaders
-    from pet_classifier.splits import random_split
+    from pet_classifier.data.images import list_images
+    from pet_classifier.data.labels import label_by_name
+    from pet_classifier.data.loaders import loaders
+    from pet_classifier.data.splits import random_split
+    from pet_classifier.model.bundle import save_bundle
+    from pet_classifier.training.head import fit_head
+    from pet_classifier.training.learner import pet_learner
     learn = pet_learner(loaders(random_split(label_by_name(list_images(pictures)), 0.3, seed=2), size=224), 'efficientnet_lite0')
     with learn.no_logging(): fit_head(learn)
     return save_bundle(learn, folder)
@@ -41,8 +41,8 @@ def tiled(pictures, folder, n):
 
 def child(bundle, pictures, out, engine):
     "One run: its seconds and its peak memory, before and after"
-    from pet_classifier.predict import Predictor
-    from pet_classifier.tables import expand_files, predict_table
+    from pet_classifier.deploy.predictor import Predictor
+    from pet_classifier.deploy.tables import expand_files, predict_table
     def peak(): return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024)
     files, predictor = expand_files([pictures]), Predictor(bundle, engine)
     before, began = peak(), time.perf_counter()

@@ -1,7 +1,7 @@
 "A folder of photos to a classifier you understand and can trust."
 import warnings
 
-from .telemetry import no_telemetry
+from .core.telemetry import no_telemetry
 
 __version__ = "0.0.1"
 
@@ -13,5 +13,5 @@ warnings.filterwarnings('ignore', message='`torch.jit.script`', category=FutureW
 def __getattr__(name):
     "`Predictor`, which is imported when it is first asked for: what it needs takes seconds to import"
     if name != 'Predictor': raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    from .predict import Predictor
+    from .deploy.predictor import Predictor
     return Predictor

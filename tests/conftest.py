@@ -33,7 +33,7 @@ def own_cache(tmp_path_factory):
 @pytest.fixture
 def fresh_cache(tmp_path, monkeypatch):
     "The folder of what is computed, empty: for tests that look what is computed"
-    from pet_classifier.cache import computed_dir
+    from pet_classifier.core.cache import computed_dir
     monkeypatch.setenv('PET_CLASSIFIER_CACHE', str(tmp_path/'fresh-cache'))
     monkeypatch.delenv('PET_CLASSIFIER_CACHE_GB', raising=False)
     return computed_dir()
@@ -65,15 +65,15 @@ def tiny_folder(tmp_path_factory, draw):
 
 @pytest.fixture(scope='session')
 def tiny_table(tiny_folder):
-    from pet_classifier.images import list_images
-    from pet_classifier.labels import label_by_name
-    from pet_classifier.splits import random_split
+    from pet_classifier.data.images import list_images
+    from pet_classifier.data.labels import label_by_name
+    from pet_classifier.data.splits import random_split
     return random_split(label_by_name(list_images(tiny_folder)), valid_pct=0.34)  # 12 to train on, 6 to validate on
 
 
 @pytest.fixture(scope='session')
 def tiny_dls(tiny_table):
-    from pet_classifier.loaders import loaders
+    from pet_classifier.data.loaders import loaders
     return loaders(tiny_table, size=32, bs=4)
 
 
@@ -95,7 +95,7 @@ def tiny_weights(tmp_path_factory):
 @pytest.fixture
 def learner(tiny_dls, tiny_weights, tmp_path):
     "A function that makes a tiny learner with a folder of its own; frozen, for it is 'pretrained', but with weights='none'"
-    from pet_classifier.learner import pet_learner
+    from pet_classifier.training.learner import pet_learner
     def learner(dls=tiny_dls, weights=tiny_weights, **kwargs):
         learn = pet_learner(dls, TINY, str(weights), **kwargs)
         learn.path = tmp_path

@@ -12,7 +12,8 @@ import pytest
 import pet_classifier
 import pet_classifier.all as ours
 
-MODULES = sorted(m.name for m in pkgutil.iter_modules(pet_classifier.__path__) if not m.name.startswith('_') and m.name != 'all')
+MODULES = sorted(m.name.removeprefix('pet_classifier.') for m in pkgutil.walk_packages(pet_classifier.__path__, 'pet_classifier.')
+                 if not m.ispkg and not m.name.endswith(('._modidx', '.all')))
 
 
 @pytest.mark.parametrize('module', MODULES)

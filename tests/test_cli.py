@@ -296,7 +296,7 @@ def test_a_terminal_gets_an_aligned_table(cli, bundle, tiny_folder, monkeypatch)
 @pytest.mark.parametrize('name', ['sample', 'check'])
 def test_an_interrupt_is_no_traceback(cli, monkeypatch, tmp_path, name):
     def interrupt(*args, **kwargs): raise KeyboardInterrupt
-    monkeypatch.setattr('pet_classifier.datasets.draw_sample', interrupt)
+    monkeypatch.setattr('pet_classifier.data.datasets.draw_sample', interrupt)
     monkeypatch.setattr('pet_classifier.check.labelled_images', interrupt)
     code, out, err = cli(name, tmp_path)
     assert code == 130 and not out and err.strip() in ('', 'interrupted')

@@ -11,7 +11,7 @@ from readme import ROOT
 from pet_classifier.check import labelled_images
 from pet_classifier.cli import app, main
 
-NOTEBOOKS = [ROOT/'nbs'/'index.ipynb', *sorted((ROOT/'nbs').glob('[29]?_*.ipynb')), *sorted((ROOT/'nbs').glob('lessons/*.ipynb'))]
+NOTEBOOKS = [ROOT/'nbs'/'index.ipynb', *sorted((ROOT/'nbs').glob('lessons/*.ipynb'))]
 INTERNET = {'push': 'writes to the Hugging Face Hub', 'pets': 'downloads 800 MB', 'mnist_sample': 'downloads an archive'}
 
 
@@ -42,7 +42,7 @@ def world(tmp_path, tiny_run, draw, monkeypatch):
     small = partial(run.train_run, head_epochs=2, epochs=1)
     monkeypatch.setattr(run, 'train_run', lambda *args, **kwargs: small(*args, **{**kwargs, 'size': 64, **small.keywords}))
     served = []
-    monkeypatch.setattr('pet_classifier.demo.serve', lambda *args, **kwargs: served.append(args))
+    monkeypatch.setattr('pet_classifier.deploy.demo.serve', lambda *args, **kwargs: served.append(args))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 
-from pet_classifier.bundle import load_bundle, save_bundle
-from pet_classifier.checkpoint import read_tensors, write_tensors
-from pet_classifier.engine import _kept
-from pet_classifier.features import read_features, write_features
+from pet_classifier.core.files import replacing_dir, write_csv, write_json, write_text
+from pet_classifier.deploy.engines import _kept
+from pet_classifier.model.bundle import load_bundle, save_bundle
+from pet_classifier.model.features import read_features, write_features
 from pet_classifier.run import save_figure
-from pet_classifier.storage import replacing_dir, write_csv, write_json, write_text
-from pet_classifier.training import load_stage, save_stage
+from pet_classifier.training.checkpoint import read_tensors, write_tensors
+from pet_classifier.training.fine_tuning import load_stage, save_stage
 
 resource = pytest.importorskip('resource', reason='Windows has no limit for the size of a file')
 

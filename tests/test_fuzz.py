@@ -1,4 +1,4 @@
-"What came from elsewhere is answered, whatever is in it; tests/fuzz.py does the same for as long as it is asked to."
+"What came from elsewhere is answered, whatever is in it; tools/fuzz.py does the same for as long as it is asked to."
 from collections import Counter
 
 import pytest

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pet_classifier.loaders import loaders
-from pet_classifier.training import fine_tune
+from pet_classifier.data.loaders import loaders
+from pet_classifier.training.fine_tuning import fine_tune
 
 HERE = Path(__file__).parents[1]/'benchmarks'
 

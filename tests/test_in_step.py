@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from readme import ROOT, render
 
-NOTEBOOKS = sorted((ROOT/'nbs').glob('*.ipynb'))
+NOTEBOOKS = sorted((ROOT/'nbs').rglob('*.ipynb'))
 
 
 @pytest.fixture(scope='module')
@@ -24,7 +24,7 @@ def redone(tmp_path_factory):
     return copy
 
 
-def files(folder, pattern): return {p.name: p.read_text(encoding='utf-8') for p in folder.glob(pattern)}
+def files(folder, pattern): return {str(p.relative_to(folder)): p.read_text(encoding='utf-8') for p in folder.rglob(pattern)}
 
 
 def test_package_is_exported_from_the_notebooks(redone):
@@ -37,9 +37,11 @@ def test_notebooks_are_clean(redone):
 
 
 def test_every_module_has_its_notebook():
-    exported = {json.loads(re.search(r'"#\| default_exp (\w+)', n.read_text(encoding='utf-8')).expand(r'"\1"'))
+    exported = {json.loads(re.search(r'"#\| default_exp ([\w.]+)', n.read_text(encoding='utf-8')).expand(r'"\1"'))
                 for n in NOTEBOOKS if 'default_exp' in n.read_text(encoding='utf-8')}
-    assert exported == {p.stem for p in (ROOT/'pet_classifier').glob('*.py')} - {'__init__', '_modidx', 'all'}
+    modules = {'.'.join(p.relative_to(ROOT/'pet_classifier').with_suffix('').parts) for p in (ROOT/'pet_classifier').rglob('*.py')
+               if p.name not in ('__init__.py', '_modidx.py', 'all.py')}
+    assert exported == modules == {n.stem for n in NOTEBOOKS if n.parent.name == 'api'}
 
 
 @pytest.mark.parametrize('notebook', NOTEBOOKS, ids=lambda n: n.stem)
@@ -60,7 +62,7 @@ def test_outputs_are_fit_to_keep(notebook):
     words, paths = re.sub(r'"image/\w+": "[^"]*"', '', text), r'/home/|/root/|/tmp/|/Users/|[A-Z]:\\\\|site-packages'
     assert not re.search(paths, words), "a machine's path"
     assert not re.search(r'\d+%\|█|<progress', text), 'residue of a progress bar'
-    lesson = notebook.name.startswith('2')
+    lesson = notebook.parent.name == 'lessons'
     assert notebook.stat().st_size < (1_000_000 if lesson else 500_000)
 
 

@@ -17,10 +17,10 @@ from torch.overrides import TorchFunctionMode
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pet_classifier.fused import FusedAdam
-from pet_classifier.head import feature_loaders
-from pet_classifier.learner import pet_learner
-from pet_classifier.loaders import loaders
+from pet_classifier.data.loaders import loaders
+from pet_classifier.training.head import feature_loaders
+from pet_classifier.training.learner import pet_learner
+from pet_classifier.training.optimizer import FusedAdam
 
 aten = torch.ops.aten
 META = torch.device('meta')

@@ -121,7 +121,7 @@ def test_the_package_imports_nothing_before_it_is_asked():
     heavy = 'torch', 'fastai', 'numpy', 'pandas', 'openvino', 'huggingface_hub'
     assert told(f'import sys, pet_classifier; print(*[m for m in {heavy} if m in sys.modules])') == []
     code = 'from pet_classifier import Predictor; print(Predictor.__module__)'
-    assert told(code) == ['pet_classifier.predict'] and Path(sys.executable).exists()
+    assert told(code) == ['pet_classifier.deploy.predictor'] and Path(sys.executable).exists()
     with pytest.raises(ImportError, match="cannot import name 'Predicter'"): exec('from pet_classifier import Predicter')  # noqa: S102
 
 

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 from pet_classifier.cli import main
-from pet_classifier.interpret import load_predictions
-from pet_classifier.predict import Predictor
+from pet_classifier.core.files import write_csv
+from pet_classifier.deploy.predictor import Predictor
+from pet_classifier.evaluation.interpretation import load_predictions
 from pet_classifier.report import read_run, write_report
-from pet_classifier.storage import write_csv
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ import torch
 from filelock import FileLock
 from safetensors.torch import load_file
 
-from pet_classifier.checkpoint import Checkpoint, read_tensors, write_tensors
-from pet_classifier.leftovers import is_leftover
-from pet_classifier.progress import EpochTable
+from pet_classifier.core.progress import EpochTable
+from pet_classifier.core.stale_files import is_leftover
+from pet_classifier.data.splits import save_split
 from pet_classifier.run import train_run
-from pet_classifier.splits import save_split
-from pet_classifier.training import fine_tune
+from pet_classifier.training.checkpoint import Checkpoint, read_tensors, write_tensors
+from pet_classifier.training.fine_tuning import fine_tune
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ def test_a_folder_with_a_begun_run_says_how_to_go_on(interrupted, quick):
 
 def left_by_a_killed_process(folder):
     "The hidden folder in which a process that is no more was writing"
-    code = 'import os; from pathlib import Path; from pet_classifier.leftovers import workplace'
+    code = 'import os; from pathlib import Path; from pet_classifier.core.stale_files import workplace'
     write = f"place = workplace(Path({str(folder/'a')!r})); place.__enter__(); os._exit(9)"
     subprocess.run([sys.executable, '-c', f'{code}; {write}'], check=False)
     assert any(is_leftover(f) for f in folder.iterdir())
@@ -224,7 +224,7 @@ def test_what_killed_writers_left_is_removed(interrupted, quick, tmp_path):
 
 @pytest.mark.skipif(sys.platform == 'win32', reason='Windows has no SIGKILL and no fork')
 def test_killed_runs_end_as_if_they_had_not_been():
-    script = Path(__file__).with_name('kill_and_resume.py')
+    script = Path(__file__).parents[1]/'tools'/'kill_and_resume.py'
     done = subprocess.run([sys.executable, script, '--kills', '6', '--seed', '1'], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert '6 of 6 ended with the weights and losses' in done.stdout

@@ -13,16 +13,16 @@ from fastai.learner import Learner
 from PIL import Image
 from safetensors.torch import load_file
 
-from pet_classifier.calibration import at_temperature
-from pet_classifier.features import fingerprint
-from pet_classifier.figures import not_fatal, save_figures
-from pet_classifier.interpret import load_predictions
-from pet_classifier.labels import label_by_name
-from pet_classifier.predict import Predictor
+from pet_classifier.data.labels import label_by_name
+from pet_classifier.data.splits import load_split, random_split, save_split
+from pet_classifier.deploy.predictor import Predictor
+from pet_classifier.evaluation.calibration import at_temperature
+from pet_classifier.evaluation.interpretation import load_predictions
+from pet_classifier.model.features import fingerprint
 from pet_classifier.report import write_report
 from pet_classifier.run import check_out, labelled_table, train_run, train_stages
-from pet_classifier.splits import load_split, random_split, save_split
-from pet_classifier.training import better, fine_tune, load_stage
+from pet_classifier.runs.figures import not_fatal, save_figures
+from pet_classifier.training.fine_tuning import better, fine_tune, load_stage
 
 
 @pytest.fixture
@@ -240,7 +240,7 @@ def test_real_pets_are_learned_and_a_fresh_process_says_the_same(real_run, pets_
     table = table[table.is_valid]
     interp = Predictor(out/'model').evaluate(table)
     assert interp.error_rate == metrics['error_rate']
-    code = 'from pet_classifier.cli import run; run()'
+    code = 'from pet_classifier.entry import run; run()'
     words = 'predict', out/'model', *table.file, '--csv', out/'said.csv'
     done = subprocess.run([sys.executable, '-c', code, *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -264,7 +264,7 @@ def test_a_device_that_is_not_there_is_refused_before_anything_else(tiny_folder,
 
 
 def test_the_device_is_the_one_asked_for(quick, monkeypatch):
-    monkeypatch.setattr('pet_classifier.device.default_device', lambda: torch.device('meta'))  # which would fail
+    monkeypatch.setattr('pet_classifier.core.device.default_device', lambda: torch.device('meta'))  # which would fail
     _, metrics = quick(device='cpu')
     assert metrics['device'].startswith('cpu, ')
 
@@ -304,7 +304,7 @@ def test_an_interruption_is_not_left_out():
 @pytest.mark.parametrize('broken', ['write_json', 'save_split', 'write_csv'])
 def test_after_an_error_before_training_the_place_is_as_it_was(quick, monkeypatch, tmp_path, broken):
     def fail(*args, **kwargs): raise OSError('the disk is full')
-    monkeypatch.setattr(f'pet_classifier.run_folder.{broken}', fail)
+    monkeypatch.setattr(f'pet_classifier.runs.folder.{broken}', fail)
     (tmp_path/'there').mkdir()
     for out in tmp_path/'some'/'where', tmp_path/'there':
         with pytest.raises(OSError, match='the disk is full'): quick(out=out)

@@ -1,0 +1,126 @@
+"The table of epochs: short where it is shown, whole where it is kept, silent where nobody asked."
+import sys
+
+import pytest
+from fastai.callback.progress import ProgressCallback
+from fastai.learner import AvgLoss, AvgSmoothLoss, Metric
+from fastai.metrics import accuracy, error_rate
+from fastai.torch_core import no_random
+
+from pet_classifier.core.progress import history
+from pet_classifier.data.loaders import loaders
+from pet_classifier.training.fine_tuning import fine_tune
+from pet_classifier.training.head import fit_head, on_features
+
+COLUMNS = ['stage', 'epoch', 'train_loss', 'valid_loss', 'error_rate', 'seconds']
+
+
+@pytest.mark.parametrize('epochs, shown', [(1, [0]), (10, range(10)), (11, [1, 3, 5, 7, 9, 10]), (25, [*range(2, 25, 3), 24])])
+def test_a_pipe_gets_a_header_and_about_ten_plain_lines(learner, capsys, epochs, shown):
+    fit_head(learner(), epochs)
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == COLUMNS[1:]
+    assert [int(line.split()[0]) for line in lines] == list(shown)
+    assert all(len(line) == len(head) and line.isprintable() for line in lines)
+
+
+def test_a_terminal_sees_the_batch_that_is_at_work(learner, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, 'isatty', lambda: True)
+    learner(weights='none').fit(1)
+    out = capsys.readouterr().out
+    assert out.count('\repoch 1 of 1, batch') == 3 and '\repoch 1 of 1, batch 3 of 3\033[K' in out
+    assert out.split('\033[K')[-1].splitlines()[0].split() == COLUMNS[1:]
+
+
+def test_a_terminal_sees_the_steps_of_what_fastai_does_in_silence(learner, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, 'isatty', lambda: True)
+    learn = learner(weights='none')
+    learn.validate()
+    out = capsys.readouterr().out
+    assert out.count('\rvalidation batch ') == 2 and out.endswith('\r\033[K') and '\n' not in out
+    learn.lr_find(num_it=5, show_plot=False, suggest_funcs=None)
+    assert '\rstep 5\033[K' in (out := capsys.readouterr().out) and '\n' not in out and history(learn).empty
+
+
+def test_nothing_is_shown_or_kept_where_fastai_itself_is_silent(learner, capsys):
+    learn = learner()
+    learn.validate()
+    learn.get_preds()
+    with on_features(learn): learn.lr_find(num_it=20, show_plot=False)
+    with learn.no_logging(): learn.fit(1)
+    assert capsys.readouterr().out == '' and history(learn).empty
+
+
+def test_validating_after_a_fit_adds_no_row(learner):
+    learn = learner()
+    fit_head(learn, 2)
+    learn.validate()
+    assert len(history(learn)) == 2
+
+
+def test_history_has_a_row_an_epoch_with_its_stage_and_figures(learner):
+    learn = learner()
+    fit_head(learn, 12)
+    fine_tune(learn, 2)
+    table = history(learn)
+    assert list(table) == COLUMNS
+    assert table.stage.tolist() == ['head']*12 + ['fine-tune']*2 and table.epoch.tolist() == [*range(12), 0, 1]
+    assert (table.seconds >= 0).all() and table.notna().all(axis=None)
+    assert table.iloc[-1][['train_loss', 'valid_loss', 'error_rate']].tolist() == pytest.approx(list(learn.recorder.values[-1]))
+
+
+def test_history_of_a_learner_that_was_never_trained_is_empty(learner): assert history(learner()).empty
+
+
+def test_an_interrupted_fit_keeps_the_epochs_that_were_done(learner, raises):
+    learn = learner(weights='none')
+    with pytest.raises(KeyboardInterrupt): learn.fit(3, cbs=raises(KeyboardInterrupt, at=8))  # 3 batches an epoch
+    assert history(learn).epoch.tolist() == [0, 1]
+    learn.fit(1)
+    assert history(learn).epoch.tolist() == [0, 1, 0]
+
+
+def test_other_metrics_have_their_columns(learner):
+    from fastai.metrics import accuracy, error_rate
+    learn = learner(metrics=[error_rate, accuracy])
+    fit_head(learn, 1)
+    row = history(learn).iloc[0]
+    assert row.accuracy == pytest.approx(1 - row.error_rate)
+
+
+def test_fastais_bar_gives_way(learner):
+    learn = learner(cbs=ProgressCallback())
+    assert not [cb for cb in learn.cbs if isinstance(cb, ProgressCallback)]
+
+
+def with_fastais_averages(learn):
+    "`learn` with the averages that it would have without the table"
+    learn.recorder.loss, learn.recorder.smooth_loss = AvgLoss(), AvgSmoothLoss()
+    learn.metrics = [error_rate, accuracy]
+    return learn
+
+
+def test_the_averages_are_fastais_to_the_last_bit(learner, tiny_table):
+    def fit(change=lambda learn: learn):
+        learn = change(learner(loaders(tiny_table, size=32, bs=4, device='cpu'), metrics=[error_rate, accuracy]))
+        with no_random(3), learn.no_logging(): learn.fit_one_cycle(3, 1e-2)
+        return [list(map(float, v)) for v in learn.recorder.values], list(map(float, learn.recorder.losses)), learn
+    values, losses, ours = fit()
+    their_values, their_losses, theirs = fit(with_fastais_averages)
+    assert values == their_values and losses == their_losses and len(losses) == 9
+    assert ours.validate() == theirs.validate() and list(ours.recorder.metric_names) == list(theirs.recorder.metric_names)
+
+
+def test_batches_of_another_size_count_for_as_many_pictures_as_they_hold(learner, tiny_table):
+    def validated(bs): return list(learner(loaders(tiny_table, size=32, bs=bs, device='cpu'), head='fastai').validate())
+    assert validated(4) == pytest.approx(validated(6), abs=1e-5)  # of 6 pictures: 4 and 2, or 6
+
+
+def test_a_metric_of_ones_own_stays_as_it_is(learner):
+    class Half(Metric):
+        "Always a half"
+        name, value = 'half', 0.5
+        def accumulate(self, learn): "Nothing to add up"
+    mine = Half()
+    learn = learner(metrics=[mine, error_rate])
+    assert learn.metrics[0] is mine and learn.validate()[1] == 0.5

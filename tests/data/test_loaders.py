@@ -1,0 +1,280 @@
+"Batches are what was asked for, in an order that a seed fixes."
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fastai.vision.augment import aug_transforms
+from PIL import Image
+
+from pet_classifier.data.augment import default_augment
+from pet_classifier.data.crops import Squares, read_square
+from pet_classifier.data.images import ImageProblem
+from pet_classifier.data.loaders import loaders, presize
+
+
+def pictures(dl): return torch.cat([x for x, _ in dl])
+
+
+@pytest.fixture
+def small(tiny_table):
+    def small(table=tiny_table, **kwargs): return loaders(table, **{'size': 32, 'bs': 4, **kwargs})
+    return small
+
+
+@pytest.mark.parametrize('n, bs, sizes', [(12, 64, [12]), (12, 12, [12]), (12, 5, [5, 5]), (13, 4, [4, 4, 4]), (13, 12, [12])])
+def test_training_batches_are_all_of_one_size_and_never_of_one_picture(small, tiny_table, n, bs, sizes):
+    table = tiny_table.copy()
+    table.loc[table.index[table.is_valid][:n-12], 'is_valid'] = False
+    assert [len(x) for x, _ in small(table, bs=bs).train] == sizes
+
+
+def test_all_validation_pictures_are_there_in_the_order_of_the_table(small, tiny_table):
+    dls = small(bs=5)
+    valid = tiny_table[tiny_table.is_valid]
+    assert [dls.vocab[i] for _, y in dls.valid for i in y] == valid.label.tolist()
+    assert dls.vocab == ['blue', 'green', 'red'] and len(dls.valid_ds) + len(dls.train_ds) == len(tiny_table)
+
+
+def test_validation_pictures_are_the_same_on_each_pass(tiny_dls):
+    first = pictures(tiny_dls.valid)
+    assert torch.equal(first, pictures(tiny_dls.valid)) and first.std() > 0.05
+
+
+def test_training_pictures_are_another_view_on_each_pass(small):
+    dl = small(bs=12).train.new(shuffle=False)
+    one, two = pictures(dl), pictures(dl)
+    assert one.shape == two.shape == (12, 3, 32, 32) and ((one - two).abs().mean((1, 2, 3)) > 1e-3).all()
+
+
+def test_without_augmentation_training_pictures_are_size_by_size_and_stay_as_they_are(small):
+    dl = small(bs=12, augment=[]).train.new(shuffle=False)
+    one = pictures(dl)
+    assert one.shape == (12, 3, 32, 32)
+    assert torch.equal(one, pictures(dl))
+
+
+@pytest.mark.parametrize('augment, side', [(None, 37), (default_augment(32, do_flip=False), 37), (aug_transforms(size=32), 37),
+                                           (aug_transforms(), 32), ([], 32)], ids='default no-flip fastai unsized none'.split())
+def test_transforms_that_make_the_size_get_pictures_to_cut_from(small, augment, side):
+    dls = small(augment=augment)
+    assert all(dl.one_batch()[0].shape[1:] == (3, 32, 32) for dl in dls.loaders)  # which tells the transforms whose they are
+    squares = [next(dl.create_batches(range(4)))[0] for dl in dls.loaders]  # before any batch transform
+    assert [x.shape for x in squares] == [(4, 3, side, side), (4, 3, 32, 32)] and all(x.dtype == torch.uint8 for x in squares)
+
+
+def test_without_augmentation_no_colour_is_changed(tmp_path, small, tiny_table):
+    for i in range(12): Image.new('RGB', (40, 40), (200, 100, 50)).save(tmp_path/f'{i}.png')
+    table = tiny_table.assign(file=[tmp_path/f'{i % 12}.png' for i in range(len(tiny_table))])
+    plain = pictures(small(table, augment=[]).train)
+    assert torch.allclose(plain, torch.tensor([200, 100, 50.]).view(3, 1, 1)/255, atol=1e-5)
+    assert not torch.allclose(pictures(small(table).train), torch.tensor([200, 100, 50.]).view(3, 1, 1)/255, atol=1e-2)
+
+
+@pytest.mark.parametrize('orientation, turned', [(1, None), (3, Image.Transpose.ROTATE_180), (6, Image.Transpose.ROTATE_90),
+                                                 (8, Image.Transpose.ROTATE_270)])
+def test_a_phone_photo_arrives_upright(small, tiny_table, tmp_path, orientation, turned):
+    upright = Image.new('RGB', (60, 60), (0, 0, 255))
+    upright.paste((255, 0, 0), (0, 0, 60, 30))  # red sky, blue ground
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    (upright.transpose(turned) if turned is not None else upright).save(tmp_path/'photo.jpg', exif=exif)
+    table = tiny_table.assign(file=[tmp_path/'photo.jpg' if v else f for f, v in zip(tiny_table.file, tiny_table.is_valid)])
+    red, _, blue = pictures(small(table).valid)[0]
+    assert red[:15].mean() > 0.9 > 0.1 > red[-15:].mean() and blue[-15:].mean() > 0.9 > 0.1 > blue[:15].mean()
+
+
+def test_a_table_without_a_split_is_refused(tiny_table):
+    with pytest.raises(ValueError, match="no column 'is_valid'; random_split"): loaders(tiny_table.drop(columns='is_valid'))
+
+
+def test_a_class_that_is_only_validated_on_is_refused(tiny_table):
+    with pytest.raises(ValueError, match='1 of 3 classes are validated on but never trained on: red'):
+        loaders(tiny_table.assign(is_valid=tiny_table.label == 'red'))
+
+
+def test_a_class_that_is_only_trained_on_keeps_its_place_in_the_vocabulary(small, tiny_table):
+    table = tiny_table.assign(is_valid=tiny_table.is_valid & (tiny_table.label != 'green'))
+    assert small(table).vocab == ['blue', 'green', 'red']
+
+
+def test_the_seed_fixes_the_order_of_the_training_pictures(small):
+    def order(seed): return [y.tolist() for _, y in small(seed=seed, augment=[]).train]
+    assert order(1) == order(1) != order(3)
+
+
+def test_loaders_leave_the_random_state(small, same_random_state):
+    with same_random_state(): small(seed=5)
+
+
+def test_the_order_is_another_on_each_pass(small):
+    dl = small().train
+    assert [y.tolist() for _, y in dl] != [y.tolist() for _, y in dl]
+
+
+@pytest.mark.parametrize('size', [24, 40])
+def test_size_is_kept_and_is_that_of_both_kinds_of_pictures(small, size):
+    dls = small(size=size)
+    assert dls.size == size
+    assert all(dl.one_batch()[0].shape[1:] == (3, size, size) for dl in dls.loaders)
+
+
+def test_a_worker_process_gives_the_same_validation_pictures(small):
+    dls = small(num_workers=1)
+    assert dls.valid.fake_l.num_workers == 1
+    assert torch.equal(pictures(dls.valid), pictures(small(num_workers=0).valid))
+    assert len(pictures(dls.train)) == 12
+
+
+@pytest.mark.parametrize('kwargs', [dict(bs=0), dict(size=0)])
+def test_a_batch_or_a_picture_of_nothing_is_refused(tiny_table, kwargs):
+    with pytest.raises(ValueError, match=next(iter(kwargs))): loaders(tiny_table, **kwargs)
+
+
+@pytest.mark.parametrize('size', [16, 32, 224])
+def test_training_pictures_are_cut_from_a_seventh_more(size): assert size*1.1 < presize(size) < size*1.2
+
+
+def test_batches_are_what_fetching_picture_by_picture_gives(small, tiny_table):
+    for dl, of_valid in zip(small(augment=[], bs=5).loaders, (False, True)):
+        rows = tiny_table[tiny_table.is_valid == of_valid].reset_index(drop=True)
+        expected = torch.stack([read_square(f, 32) for f in rows.file])
+        for numbers in [0, 3, 2, 5, 1], [4, 4, 0, 1, 2]:
+            x, y = next(dl.create_batches(numbers))
+            assert torch.equal(x, expected[numbers]) and [dl.vocab[i] for i in y] == rows.label[numbers].tolist()
+            dl.squares = None  # and decoded anew
+        x, y = next(iter(dl.new(shuffle=False)))
+        assert torch.equal(x, expected[:5]/255) and [dl.vocab[i] for i in y] == rows.label[:5].tolist()
+        slowly = dl.new(shuffle=False)
+        slowly.side = None  # as fastai does it
+        theirs, labels = next(iter(slowly))
+        assert (x - theirs).abs().mean() < 2/255 and torch.equal(labels, y)
+
+
+def test_training_batches_hold_each_picture_once_with_its_own_label(small, tiny_table):
+    rows = tiny_table[~tiny_table.is_valid]
+    expected = {read_square(f, 32).numpy().tobytes(): label for f, label in zip(rows.file, rows.label)}
+    dls = small(augment=[])
+    seen = [((x*255).round().byte().numpy().tobytes(), dls.vocab[i]) for xs, ys in dls.train for x, i in zip(xs, ys)]
+    assert sorted(seen) == sorted(expected.items())
+
+
+def test_pictures_without_labels_are_batches_of_pictures_alone(small, tiny_table):
+    dl = small().test_dl(tiny_table[['file']].iloc[:7])
+    assert dl.targets is None and not dl.squares
+    batches = list(dl)
+    assert all(len(b) == 1 for b in batches)
+    assert torch.equal(torch.cat([x for x, in batches]), torch.stack([read_square(f, 32) for f in tiny_table.file[:7]])/255)
+
+
+def test_pictures_with_labels_are_tested_with_them(small, tiny_table):
+    rows = tiny_table.iloc[5:14]
+    dl = small().test_dl(rows, with_labels=True)
+    assert [dl.vocab[i] for _, y in dl for i in y] == rows.label.tolist()
+    assert torch.equal(pictures(dl), torch.stack([read_square(f, 32) for f in rows.file])/255)
+
+
+def test_a_label_that_is_no_class_is_named(small, tiny_table):
+    rows = tiny_table.iloc[:3].assign(label=['red', 'mauve', 'ecru'])
+    with pytest.raises(ValueError, match='none of the 3 classes: ecru, mauve; .* blue, green, red'):
+        small().test_dl(rows, with_labels=True).targets  # noqa: B018
+
+
+def test_new_loaders_keep_the_side_and_the_squares_of_the_same_pictures_only(small):
+    dls = small()
+    assert (dls.train.side, dls.valid.side) == (37, 32) and isinstance(dls.train.squares, Squares)
+    again = dls.train.new(shuffle=False)
+    assert again.side == 37 and again.squares is dls.train.squares and again.bs == 4
+    other = dls.train.new(dls.valid_ds)
+    assert other.side == 37 and other.squares is None
+    assert len(list(other)) and len(other.dataset) == 6
+    assert len(other.targets) == 6  # not those of the pictures before
+
+
+def test_a_picture_that_breaks_later_is_named(small, tiny_table, tmp_path):
+    file = tmp_path/'later.png'
+    Image.new('RGB', (40, 40)).save(file)
+    dls = small(tiny_table.assign(file=[file if v else f for f, v in zip(tiny_table.file, tiny_table.is_valid)]))
+    file.write_text('no picture any more')
+    with pytest.raises(ImageProblem, match='later.png: not a picture'): pictures(dls.valid)
+
+
+@pytest.mark.parametrize('part', ['train', 'valid'])
+def test_show_batch_shows_pictures_with_their_labels(small, part):
+    from matplotlib import pyplot as plt
+    plt.close('all')
+    getattr(small(bs=6), part).show_batch(max_n=4)
+    axes = plt.gcf().axes
+    titles = [ax.get_title() for ax in axes if ax.images]
+    assert len(titles) == 4 and set(titles) <= {'red', 'green', 'blue'}
+    assert all(ax.images[0].get_array().shape == (32, 32, 3) for ax in axes if ax.images)
+    plt.close('all')
+
+
+def test_show_batch_unique_shows_one_picture_in_several_ways(small):
+    from matplotlib import pyplot as plt
+    plt.close('all')
+    small(bs=6).show_batch(max_n=4, unique=True)
+    shown = [ax for ax in plt.gcf().axes if ax.images]
+    assert len(shown) == 4 and len({ax.get_title() for ax in shown}) == 1
+    assert len({ax.images[0].get_array().tobytes() for ax in shown}) == 4
+    plt.close('all')
+
+
+def test_a_column_index_of_ones_own_does_not_mix_up_pictures(small, tiny_table):
+    shuffled = tiny_table.sample(frac=1, random_state=3).set_index(pd.Index(range(100, 118)))
+    dls = small(shuffled, augment=[])
+    rows = shuffled[shuffled.is_valid]
+    assert [dls.vocab[i] for _, y in dls.valid for i in y] == rows.label.tolist()
+    assert torch.equal(pictures(dls.valid), torch.stack([read_square(f, 32) for f in rows.file])/255)
+
+
+def epochs(dls, n=2): return [(x, y) for _ in range(n) for dl in dls.loaders for x, y in dl]
+
+
+@pytest.mark.parametrize('fits', [True, False])
+def test_batches_are_the_same_wherever_the_pictures_are(small, fits, monkeypatch):
+    monkeypatch.setattr('pet_classifier.data.crops.has_room', lambda n_bytes, device: fits)
+    there, here = small(keep=True, bs=5, device='cpu'), small(keep=False, bs=5, device='cpu')
+    assert there.train.squares.fits == fits and not here.train.squares.fits
+    for seed, (one, two) in enumerate([(there, here), (there.valid, here.valid)]):
+        torch.manual_seed(seed)
+        ours = epochs(one) if seed == 0 else list(one)
+        torch.manual_seed(seed)
+        theirs = epochs(two) if seed == 0 else list(two)
+        assert len(ours) == len(theirs)
+        for (x, y), (x2, y2) in zip(ours, theirs):
+            assert torch.equal(x, x2) and torch.equal(y, y2) and type(x) is type(x2) and type(y) is type(y2)
+            assert x.stride() == x2.stride()
+
+
+def test_kept_pictures_are_not_those_of_other_rows(small, tiny_table):
+    dls = small(keep=True, device='cpu')
+    others = dls.test_dl(tiny_table[~tiny_table.is_valid].head(3), with_labels=True)
+    assert others.squares is None
+    assert torch.equal(others.one_batch()[0], small(augment=[]).train.new(shuffle=False).one_batch()[0][:3])
+
+
+def test_one_picture_again_and_again_can_be_shown_of_kept_ones_too(small):
+    small(keep=True, device='cpu').show_batch(unique=True, max_n=3)
+
+
+def test_to_keep_pictures_and_to_have_workers_is_refused(small):
+    with pytest.raises(ValueError, match='num_workers=2: no process fetches what is kept'): small(keep=True, num_workers=2)
+
+
+@pytest.mark.parametrize('label', ['cost_$5^_to_$10', '$$', r'$\frac{', 'a_$_b_$', '${}$', r'\$x$', '%$#$&'])
+def test_a_class_whose_name_looks_like_a_formula_is_shown_as_it_is(tiny_table, label, tmp_path):
+    from matplotlib import pyplot as plt
+
+    from pet_classifier.evaluation.interpretation import PetInterpretation
+    table = tiny_table.assign(label=tiny_table.label.replace('red', label))
+    dls = loaders(table, size=32, bs=12)
+    dls.show_batch(max_n=12)
+    assert label in [ax.get_title() for ax in plt.gcf().axes]
+    valid = dls.valid.items
+    targets = np.array([dls.vocab.o2i[v] for v in valid.label])
+    wrong = np.eye(3, dtype=np.float32)[(targets + 1) % 3]
+    interp = PetInterpretation(list(valid.file), list(dls.vocab), targets, wrong)
+    figures = [plt.gcf(), interp.plot_confusion_matrix(), interp.plot_top_losses(6), interp.plot_most_confused()]
+    for i, fig in enumerate(figures): fig.savefig(tmp_path/f'{i}.png', dpi=20)
+    plt.close('all')

@@ -1,0 +1,56 @@
+"The ONNX file says what the bundle says, and carries what is needed to use it."
+import json
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from pet_classifier.data.crops import read_squares
+from pet_classifier.data.images import list_images
+from pet_classifier.deploy import onnx as onnx_module
+from pet_classifier.deploy.onnx import export_onnx
+from pet_classifier.deploy.predictor import Predictor
+from pet_classifier.model.bundle import load_bundle, save_bundle
+
+
+@pytest.fixture
+def bundle(learner, tmp_path): return save_bundle(learner(), tmp_path/'model', temperature=0.5, none_below=-1.)
+
+
+def test_it_answers_as_torch_does_one_by_one_and_many(bundle, tiny_folder, tmp_path):
+    session = onnxruntime.InferenceSession(export_onnx(bundle, tmp_path/'new'/'a.onnx'))
+    files = list_images(tiny_folder)
+    pictures = read_squares(files, 32).contiguous().numpy()
+    probs, scores = session.run(None, {'pictures': pictures})
+    assert [o.name for o in session.get_outputs()] == ['probabilities', 'scores']
+    assert np.allclose(np.exp(scores/0.5)/np.exp(scores/0.5).sum(1, keepdims=True), probs, atol=1e-5)
+    expected = Predictor(bundle, 'torch', 'fp32').predict_files(files)
+    vocab = load_bundle(bundle).vocab
+    assert [vocab[i] for i in probs.argmax(1)] == expected.label.tolist()
+    assert probs.max(1) == pytest.approx(expected.probability, abs=1e-4) and probs.sum(1) == pytest.approx(1)
+    for i in 0, 7: assert np.allclose(session.run(None, {'pictures': pictures[i:i+1]})[0], probs[i], atol=1e-5)
+
+
+def test_classes_size_and_threshold_stand_in_it(bundle, tmp_path):
+    file = export_onnx(bundle, tmp_path/'a.onnx')
+    notes = onnxruntime.InferenceSession(file).get_modelmeta().custom_metadata_map
+    assert json.loads(notes['classes']) == ['blue', 'green', 'red']
+    assert (notes['size'], json.loads(notes['none_below'])) == ('32', -1)
+    onnx.checker.check_model(onnx.load(file), full_check=True)
+
+
+def test_the_bundle_is_left_as_it_was(bundle, tmp_path):
+    loaded = load_bundle(bundle)
+    network, fast = loaded.model, loaded.model.runs_in_bf16
+    export_onnx(loaded, tmp_path/'a.onnx')
+    assert loaded.model is network and network.runs_in_bf16 == fast and not network.training
+
+
+def test_what_cannot_be_done_is_said_and_nothing_is_written(bundle, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="'a.pt': expected a name that ends in .onnx"): export_onnx(bundle, tmp_path/'a.pt')
+    with pytest.raises(FileNotFoundError, match='is no bundle'): export_onnx(tmp_path, tmp_path/'a.onnx')
+    monkeypatch.setattr(onnx_module, 'find_spec', lambda name: None)
+    with pytest.raises(ValueError, match=r'onnx and onnxscript not installed; pip install .pet-classifier\[onnx\]'):
+        export_onnx(bundle, tmp_path/'a.onnx')
+    assert [f.name for f in tmp_path.iterdir()] == ['model']

@@ -1,0 +1,140 @@
+"The body computes in bfloat16 where that pays, the head never; and it ends where it began, also after an error."
+import pytest
+import torch
+from torch import nn
+
+from pet_classifier.model import network as network_module
+from pet_classifier.model.backbone import build_model
+from pet_classifier.model.features import fingerprint
+from pet_classifier.model.network import PRECISIONS, Network, has_bf16, is_depthwise, set_precision
+from pet_classifier.training.fine_tuning import fine_tune
+from pet_classifier.training.head import fit_head
+from pet_classifier.training.learner import pet_learner
+
+PLAIN = nn.Conv2d(3, 6, 3)
+DEPTHWISE = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3, groups=6))
+FAST, SLOW = True, False
+
+
+def network(body=PLAIN): return Network(body, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2)))
+
+
+@pytest.mark.parametrize('asked, able, device, body, runs, trains', [
+    ('auto', True, 'cpu', PLAIN, FAST, FAST), ('auto', True, 'cpu', DEPTHWISE, FAST, SLOW),
+    ('auto', True, 'cuda', PLAIN, FAST, FAST), ('auto', True, 'cuda', DEPTHWISE, FAST, FAST),
+    ('auto', False, 'cpu', PLAIN, SLOW, SLOW), ('auto', False, 'cuda', DEPTHWISE, SLOW, SLOW),
+    ('fp32', True, 'cpu', PLAIN, SLOW, SLOW), ('fp32', True, 'cuda', DEPTHWISE, SLOW, SLOW),
+    ('bf16', False, 'cpu', PLAIN, FAST, FAST), ('bf16', False, 'cpu', DEPTHWISE, FAST, FAST),
+    ('bf16', True, 'cuda', DEPTHWISE, FAST, FAST)])
+def test_what_runs_and_what_trains_in_bfloat16(monkeypatch, asked, able, device, body, runs, trains):
+    monkeypatch.setattr(network_module, 'has_bf16', lambda d='cpu': able)
+    for before in False, True:
+        model = network(body)
+        model.runs_in_bf16 = model.trains_in_bf16 = before
+        assert set_precision(model, asked, torch.device(device)) is model
+        assert (model.runs_in_bf16, model.trains_in_bf16) == (runs, trains)
+
+
+def test_a_new_network_computes_as_ever(): assert not network().runs_in_bf16 and not network().trains_in_bf16
+
+
+@pytest.mark.parametrize('asked', ['fp16', 'BF16', '', None, True])
+def test_an_unknown_precision_is_refused(tiny_dls, asked):
+    said = f'precision={asked!r}: expected one of auto, bf16, fp32'
+    with pytest.raises(ValueError, match=said): set_precision(network(), asked)
+    with pytest.raises(ValueError, match=said): pet_learner(tiny_dls, 'test_resnet', 'none', precision=asked)
+
+
+@pytest.mark.parametrize('known, able', [
+    ({}, False), (dict(avx2=True, avx512_f=True), False), (dict(avx512_bf16=True), True), (dict(amx_bf16=True), True),
+    (dict(avx512_bf16=False, amx_bf16=False), False), (dict(bf16=True), True), (dict(arm_bf16=True), True)])
+def test_a_processor_is_asked_for_its_instructions(monkeypatch, known, able):
+    monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: known)
+    assert has_bf16() is able and has_bf16('cpu') is able and has_bf16(torch.device('cpu')) is able
+
+
+@pytest.mark.parametrize('able', [True, False])
+def test_a_graphics_card_is_asked_whether_it_does_it_itself(monkeypatch, able):
+    monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: dict(avx512_bf16=not able))
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation=True: able or including_emulation)
+    assert has_bf16('cuda') is able and has_bf16(torch.device('cuda', 0)) is able
+
+
+def test_a_device_of_another_kind_is_not_trusted_with_it(monkeypatch):
+    monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: dict(avx512_bf16=True))
+    assert not has_bf16('mps')
+
+
+@pytest.mark.parametrize('arch, depthwise', [('efficientnet_lite0', True), ('test_efficientnet', True), ('test_convnext', True),
+                                             ('test_resnet', False), ('resnet18', False), ('resnext50_32x4d', False)])
+def test_depthwise_convolutions_are_seen(arch, depthwise): assert is_depthwise(build_model(arch, 2)[0]) is depthwise
+
+
+def test_a_convolution_of_one_channel_is_not_depthwise():
+    assert not is_depthwise(nn.Conv2d(1, 8, 3)) and not is_depthwise(nn.Conv2d(8, 8, 3, groups=4)) and is_depthwise(DEPTHWISE[1])
+
+
+@pytest.mark.parametrize('asked, number', [('fp32', torch.float32), ('bf16', torch.bfloat16)])
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('head', ['linear', 'fastai'])
+def test_the_body_computes_in_it_and_the_head_gets_float32(learner, asked, number, training, head):
+    learn, seen = learner(precision=asked, head=head), {}
+    learn.model[0].model.layer1.register_forward_hook(lambda m, x, out: seen.update(body=out.dtype))
+    learn.model[1].register_forward_hook(lambda m, x, out: seen.update(before=x[0].dtype, after=out.dtype))
+    learn.model.train(training)
+    out = learn.model(torch.rand(2, 3, 32, 32))
+    assert seen == dict(body=number, before=torch.float32, after=torch.float32) and out.dtype == torch.float32
+    assert learn.model.features(torch.rand(2, 3, 32, 32)).dtype == torch.float32
+
+
+@pytest.mark.parametrize('runs, trains', [(True, False), (False, True)])
+def test_training_and_running_each_go_by_their_own_word(runs, trains):
+    model, seen = network(nn.Sequential(PLAIN, nn.BatchNorm2d(6))), []
+    model[0][0].register_forward_hook(lambda m, x, out: seen.append(out.dtype == torch.bfloat16))
+    model.runs_in_bf16, model.trains_in_bf16 = runs, trains
+    for training in True, False: model.train(training)(torch.rand(2, 3, 8, 8))
+    model.train()[0][1].eval()  # as `KeepNorm` does it
+    model(torch.rand(2, 3, 8, 8))
+    assert seen == [trains, runs, trains]
+
+
+@pytest.mark.parametrize('asked', PRECISIONS)
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('error', [ValueError, KeyboardInterrupt])
+def test_it_ends_with_the_body_also_after_an_error(asked, training, error):
+    class Raises(nn.Conv2d):
+        def forward(self, x):
+            assert torch.is_autocast_enabled('cpu') == (model.trains_in_bf16 if training else model.runs_in_bf16)
+            if not x.any(): raise error('on purpose')
+            return super().forward(x)
+    model = set_precision(network(Raises(3, 6, 3)), asked).train(training)
+    model(torch.rand(2, 3, 8, 8))
+    assert not torch.is_autocast_enabled('cpu')
+    with pytest.raises(error): model(torch.zeros(2, 3, 8, 8))
+    assert not torch.is_autocast_enabled('cpu') and PLAIN(torch.rand(2, 3, 8, 8)).dtype == torch.float32
+
+
+def test_weights_and_gradients_stay_float32_and_learn(learner):
+    learn = learner(precision='bf16')
+    was = fingerprint(learn.model[0])
+    fine_tune(learn, 1, 1e-3, keep_best=False)
+    assert fingerprint(learn.model[0]) != was
+    assert {v.dtype for v in learn.model.state_dict().values()} <= {torch.float32, torch.int64}
+    assert {p.grad.dtype for p in learn.model.parameters() if p.grad is not None} == {torch.float32}
+
+
+def test_answers_are_nearly_the_same(learner):
+    answers = {}
+    for asked in 'fp32', 'bf16':
+        learn = learner(precision=asked)
+        fit_head(learn, 20)
+        answers[asked] = learn.get_preds()[0]
+    difference = (answers['fp32'] - answers['bf16']).abs().max()
+    assert 0 < difference < 0.05 and answers['fp32'].std() > 0.1
+
+
+@pytest.mark.parametrize('able', [True, False])
+def test_a_learner_computes_in_what_its_device_is_able_to(learner, monkeypatch, able):
+    monkeypatch.setattr(network_module, 'has_bf16', lambda device='cpu': able)
+    model = learner().model
+    assert (model.runs_in_bf16, model.trains_in_bf16) == (able, able)

@@ -1,4 +1,4 @@
-"""What the rows are measured with: worker processes, and folders of pictures."""
+"""What the rows are measured with: worker processes, and folders of images."""
 import json
 import os
 import subprocess
@@ -20,12 +20,12 @@ SEED, THREADS = 2, 2
 @dataclass(frozen=True)
 class Plan:
     "How much is run"
-    small: int = 592  # pictures of the smaller tiled folder
+    small: int = 592  # images of the smaller tiled folder
     large: int = 5912
     epochs: tuple = (4, 2)  # frozen, not frozen
     splits: int = 10
     steps: int = 2  # the first is not counted
-    curve: tuple = (96, 16, 50)  # size, pictures a batch, steps
+    curve: tuple = (96, 16, 50)  # size, images per batch, steps
 
 
 QUICK = Plan(small=100, large=200, epochs=(1, 1), splits=2, curve=(64, 16, 3))
@@ -37,25 +37,25 @@ def say(text): print(text, file=sys.stderr, flush=True)
 
 
 class Bench:
-    "Runs workers on `pictures`; folders and caches lie in `work`"
-    def __init__(self, pictures, work, plan, repeats):
+    "Runs workers on `images`; folders and caches lie in `work`"
+    def __init__(self, images, work, plan, repeats):
         self.work, self.plan, self.repeats, self.began = work, plan, repeats, time.perf_counter()
-        self.table = label_by_name(list_images(pictures), PETS_PATTERN)
+        self.table = label_by_name(list_images(images), PETS_PATTERN)
         if plan is QUICK: self.table = self.table.groupby('label').head(4)
         self.count = len(self.table)
-        self.pictures = pictures if plan is not QUICK else self.tiled(self.count)[0]
+        self.images = images if plan is not QUICK else self.tiled(self.count)[0]
 
     def split(self, seed=SEED):
-        "The file with the names of the validation pictures: two of seven, drawn with `seed`"
-        table = random_split(label_by_name(list_images(self.pictures), PETS_PATTERN), 2/7, seed)
+        "The file with the names of the validation images: two of seven, drawn with `seed`"
+        table = random_split(label_by_name(list_images(self.images), PETS_PATTERN), 2/7, seed)
         return self.listed(f'valid-{seed}', [f.name for f in table.file[table.is_valid]])
 
     def options(self, seed=SEED, **more):
-        "Options for a task on the pictures, with the split drawn with `seed`"
-        return dict(pictures=self.pictures, valid=self.split(seed), **more)
+        "Options for a task on the images, with the split drawn with `seed`"
+        return dict(images=self.images, valid=self.split(seed), **more)
 
     def tiled(self, n, n_valid=0):
-        "A folder of `n` pictures, copied, the breeds in turn; and the file that names the first `n_valid` of them"
+        "A folder of `n` images, copied, the breeds in turn; and the file that names the first `n_valid` of them"
         turns = zip_longest(*[list(files) for _, files in self.table.groupby('label').file])
         files = list(islice(cycle([f for turn in turns for f in turn if f is not None]), n))
         names = [f"{f.stem.rpartition('_')[0]}_{i}.jpg" for i, f in enumerate(files)]

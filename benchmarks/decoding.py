@@ -18,8 +18,8 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 
 def read_ours():
-    from pet_classifier.data.crops import read_square
-    return lambda file: read_square(file, 224)
+    from pet_classifier.data.crops import load_image
+    return lambda file: load_image(file, 224)
 
 
 def read_pillow():
@@ -27,8 +27,8 @@ def read_pillow():
     from numpy import array
     from PIL import Image
 
-    from pet_classifier.data.crops import square
-    return lambda file: square(torch.from_numpy(array(Image.open(file).convert('RGB'))).permute(2, 0, 1), 224)
+    from pet_classifier.data.crops import center_crop
+    return lambda file: center_crop(torch.from_numpy(array(Image.open(file).convert('RGB'))).permute(2, 0, 1), 224)
 
 
 def serve(way):

@@ -1,8 +1,8 @@
-"""Error of the frozen stage with few pictures a breed: mean over ten stratified splits of five to train and two to validate.
+"""Error of the frozen stage with few images a breed: mean over ten stratified splits of five to train and two to validate.
 
-    python benchmarks/few_shot.py PICTURES [--arch efficientnet_lite0] [--size 224] [--splits 10]
+    python benchmarks/few_shot.py IMAGES [--arch efficientnet_lite0] [--size 224] [--splits 10]
 
-PICTURES is a folder of `<breed>_<number>.jpg`, seven a breed. Prints a line a split, then one line of JSON.
+IMAGES is a folder of `<breed>_<number>.jpg`, seven a breed. Prints a line a split, then one line of JSON.
 """
 import argparse
 import json
@@ -31,12 +31,12 @@ def one_split(table, arch, size, seed):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('pictures')
+    parser.add_argument('images')
     parser.add_argument('--arch', default='efficientnet_lite0')
     parser.add_argument('--size', type=int, default=224)
     parser.add_argument('--splits', type=int, default=10)
     args = parser.parse_args()
-    table = label_by_name(list_images(args.pictures), PETS_PATTERN)
+    table = label_by_name(list_images(args.images), PETS_PATTERN)
     runs = []
     for seed in range(args.splits):
         runs.append(one_split(table, args.arch, args.size, seed))

@@ -27,7 +27,7 @@ IMAGENET = (.485, .456, .406), (.229, .224, .225)  # mean and std of red, green 
 def run(tasks, doc):
     "Do the jobs of the command line, pairs of a task and its options as JSON; print their results as one line of JSON"
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--threads', type=int, default=2, help="torch's threads; on Linux the processor's cores, too")
+    parser.add_argument('--threads', type=int, default=2, help="torch's threads; on Linux the CPU's cores, too")
     parser.add_argument('jobs', nargs='+', metavar='TASK OPTIONS', help=f'one of {", ".join(tasks)}, and JSON')
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -37,7 +37,7 @@ def run(tasks, doc):
 
 
 def timed(func, *args):
-    "Seconds that `func(*args)` takes, and what it gives; a graphics card has then done all that it was asked for"
+    "Seconds that `func(*args)` takes, and what it gives; a GPU has then done all that it was asked for"
     start = time.perf_counter()
     result = func(*args)
     if torch.cuda.is_available(): torch.cuda.synchronize()
@@ -50,7 +50,7 @@ def names(file): return set(Path(file).read_text(encoding='utf-8').splitlines())
 
 
 def pil_square(file, size):
-    "The square in the middle of a picture, by Pillow: uint8, 3 x size x size"
+    "the center crop of an image, by Pillow: uint8, 3 x size x size"
     with Image.open(file) as im:
         w, h = im.size
         side = min(w, h)
@@ -59,21 +59,21 @@ def pil_square(file, size):
     return torch.from_numpy(np.array(small)).permute(2, 0, 1)
 
 
-def normalized(squares, mean, std):
-    "A list of uint8 squares as one batch of floats"
+def normalized(crops, mean, std):
+    "A list of uint8 crops as one batch of floats"
     mean, std = (torch.tensor(c).view(3, 1, 1) for c in (mean, std))
-    return (torch.stack(squares).float()/255 - mean)/std
+    return (torch.stack(crops).float()/255 - mean)/std
 
 
 def loader_rate(loader):
-    "Pictures a second of one pass over `loader`, after one that is not counted"
+    "Images a second of one pass over `loader`, after one that is not counted"
     for _ in loader: pass
     seconds, n = timed(lambda: sum(len(y) for _, y in loader))
     return n/seconds
 
 
 def decode_rate(read, files, size):
-    "Pictures a second that `read` makes squares of, in one thread: median of three rounds after one that is not counted"
+    "Images a second that `read` makes crops of, in one thread: median of three rounds after one that is not counted"
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     seconds = [timed(lambda: [read(f, size) for f in files])[0] for _ in range(4)]
@@ -87,9 +87,9 @@ def eager_classes(model, batches):
     return torch.cat([model(x).argmax(1) for x in batches])
 
 
-def picture_batches(pictures, n, bs, size, seed=2):
-    "`n` batches of `bs` pictures and their classes, in an order drawn with `seed`, again and again"
-    files = sorted(Path(pictures).iterdir())
+def image_batches(images, n, bs, size, seed=2):
+    "`n` batches of `bs` images and their classes, in an order drawn with `seed`, again and again"
+    files = sorted(Path(images).iterdir())
     vocab = sorted({breed(f) for f in files})
     random.Random(seed).shuffle(files)  # noqa: S311
     turns = cycle(files)
@@ -158,7 +158,7 @@ class PartClock(Callback):
 
 
 class BusyClock(Callback):
-    "What share of the time from the `first` training batch to the `last` a graphics card computes or copies, by torch's profiler"
+    "What share of the time from the `first` training batch to the `last` a GPU computes or copies, by torch's profiler"
     def __init__(self, first, last): self.first, self.last, self.done = first, last, 0
 
     def after_batch(self):
@@ -175,7 +175,7 @@ class BusyClock(Callback):
 
 
 def parts(learn, fit, bs, steps, uncounted):
-    "Pictures a second of `fit()` without validation, and the shares of its parts; then, in a fit of its own, how busy a card is"
+    "Images a second of `fit()` without validation, and the shares of its parts; then, in a fit of its own, how busy a card is"
     with learn.added_cbs(clock := PartClock(steps)):
         fit()
         spans = clock.spans()[3*uncounted-1:]  # from the end of a step on: loading, gradients, step, loading ...

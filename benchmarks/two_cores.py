@@ -1,8 +1,8 @@
 """pet_classifier beside plain fastai on two cores: times, errors and memory, as a table and as JSON.
 
-    python benchmarks/two_cores.py [--pictures DIR] [--rows 1,2,6] [--repeats 3] [--json FILE] [--quick]
+    python benchmarks/two_cores.py [--images DIR] [--rows 1,2,6] [--repeats 3] [--json FILE] [--quick]
 
-Needs a folder of `<breed>_<number>.jpg`, seven a breed or more: --pictures, or PETS_DIR in the environment. Each
+Needs a folder of `<breed>_<number>.jpg`, seven a breed or more: --images, or PETS_DIR in the environment. Each
 measurement runs in a process of its own, plain fastai and ours in turn; a figure is the median of the repeats unless its
 row says otherwise. Imports and the interpreter's start are not timed. Linux or macOS.
 """
@@ -64,7 +64,7 @@ def markdown(result):
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--pictures', default=os.environ.get('PETS_DIR') or None, help='the folder; default: PETS_DIR')
+    parser.add_argument('--images', default=os.environ.get('PETS_DIR') or None, help='the folder; default: PETS_DIR')
     parser.add_argument('--rows', default=','.join(map(str, ROWS)), help='numbers, with commas between them; default: all')
     parser.add_argument('--repeats', type=int, default=3)
     parser.add_argument('--json', type=Path, help='where to write all that was measured')
@@ -73,8 +73,8 @@ def arguments():
     rows = args.rows.split(',')
     if unknown := [r for r in rows if r not in map(str, ROWS)]:
         parser.error(f"no row {', '.join(unknown)}; there are {', '.join(map(str, ROWS))}")
-    if not args.pictures: parser.error('no pictures: give --pictures DIR, or set PETS_DIR, to a folder of <breed>_<number>.jpg')
-    if not Path(args.pictures).is_dir(): parser.error(f"no folder '{args.pictures}'; --pictures or PETS_DIR names it")
+    if not args.images: parser.error('no images: give --images DIR, or set PETS_DIR, to a folder of <breed>_<number>.jpg')
+    if not Path(args.images).is_dir(): parser.error(f"no folder '{args.images}'; --images or PETS_DIR names it")
     if args.repeats < 1: parser.error(f'--repeats {args.repeats}: expected at least 1')
     args.rows = [int(r) for r in rows]
     return args
@@ -100,7 +100,7 @@ def main():
     if where['load_before'] > .5: say(f"load average {where['load_before']}: what else is running will be in the times")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the worker is ended, too, and the folders are deleted
     with tempfile.TemporaryDirectory(prefix='two_cores-') as work:
-        bench = Bench(Path(args.pictures).absolute(), Path(work), QUICK if args.quick else Plan(), args.repeats)
+        bench = Bench(Path(args.images).absolute(), Path(work), QUICK if args.quick else Plan(), args.repeats)
         rows, failed = measure(bench, args.rows)
     result = dict(machine=where, repeats=args.repeats, quick=args.quick, seconds=round(time.perf_counter() - began),
                   rows=rows, failed=failed)

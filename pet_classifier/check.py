@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from .evaluation.label_issues import body_features, doubtful_labels, duplicate_pairs
-from .data.images import check_suffixes, listed
-from .evaluation.interpretation import PetInterpretation
-from .data.sources import labelled_images
 from .core.files import write_csv, write_json
+from .data.images import check_suffixes, listed
+from .data.sources import labelled_images
+from .evaluation.interpretation import PetInterpretation
+from .evaluation.label_issues import duplicate_pairs, find_label_issues
+from .model.pretrained import pretrained_features
 
 # %% ../nbs/api/check.ipynb #cb0cfab2
 COLUMNS = ['kind', 'file', 'problem'] # of the report
@@ -49,9 +50,9 @@ def _duplicates(table, features):
 # %% ../nbs/api/check.ipynb #fe454af5
 def _label_issues(table, features):
     if features is None or (table.label.value_counts() > 1).sum() < 2: return _rows('label issue', [])
-    issues = doubtful_labels(table, features).query('suspect')
-    return _rows('label issue', [(r.file, f'labelled {r.label}, looks more like {r.looks_like}, {r.other_probability:.2f} to '
-                                  f'{r.probability:.2f}') for r in issues.itertuples()])
+    issues = find_label_issues(table, features).query('is_issue')
+    return _rows('label issue', [(r.file, f'labelled {r.label}, looks more like {r.predicted_label}, '
+                                  f'{r.predicted_probability:.2f} to {r.self_confidence:.2f}') for r in issues.itertuples()])
 
 def all_images(
     found, # `LabelledImages`
@@ -61,7 +62,7 @@ def all_images(
 
 def check_report(
     found, # `LabelledImages`, as `labelled_images(..., strict=False)` returns them
-    features=None, # of `all_images(found)`, as `body_features` makes them; None: no label issues, no cropped copies
+    features=None, # of `all_images(found)`, as `pretrained_features` makes them; None: no label issues, no cropped copies
 ) -> pd.DataFrame: # columns `COLUMNS`, one row per finding, by the order of `KINDS`
     "Return all that is to be said about the labelled images `found`"
     table = all_images(found)
@@ -142,7 +143,7 @@ def check_data(
         say(f'more than {_FULL_UP_TO:,} images: cropped copies and label issues are not looked for; --full does it, in minutes')
     if n and not quick:
         stage(f'computing the features of {n:,} images')
-        features = body_features(table.file)
+        features = pretrained_features(table.file)
     stage(f'comparing {n:,} images')
     report = check_report(found, features)
     return report, check_summary(report, table)

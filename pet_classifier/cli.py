@@ -14,8 +14,26 @@ from typing import Annotated, Any
 import typer
 
 from .core.console import file_to_write, note, print_table, say, stage
-from .options import (Arch, Data, Debug, Device, FileCol, LabelCol, ModelFolder, Pattern, Quick, Root, Seed, Size,
-                                    Top, Version, Weights, given, parse_lr, run_app)
+from pet_classifier.options import (
+                                    Arch,
+                                    Data,
+                                    Debug,
+                                    Device,
+                                    FileCol,
+                                    LabelCol,
+                                    ModelFolder,
+                                    Pattern,
+                                    Quick,
+                                    Root,
+                                    Seed,
+                                    Size,
+                                    Top,
+                                    Version,
+                                    Weights,
+                                    given,
+                                    parse_lr,
+                                    run_app,
+)
 
 # %% ../nbs/api/cli.ipynb #542d2dc6
 app = typer.Typer(help='From a folder of photos to a classifier you understand and can trust.', rich_markup_mode=None,
@@ -130,13 +148,13 @@ def predict(
     stage(_LOADING)
     from pet_classifier.data.images import other_files
     from pet_classifier.deploy.predictor import Predictor
-    from pet_classifier.deploy.tables import expand_files, pictures_bar, predict_table
+    from pet_classifier.deploy.tables import expand_files, images_bar, predict_table
     files = expand_files(images)
     predictor = Predictor(bundle, engine)
     _left_out(f for folder in images if folder.is_dir() for f in other_files(folder))
     stage(f'classifying {len(files):,} images')
     if out: return int(predict_table(predictor, files, out, top=top, say=note) > 0)
-    with pictures_bar(len(files)) as bar: rows = predictor.predict_files(files, top=top, tell=bar.update)
+    with images_bar(len(files)) as bar: rows = predictor.predict_files(files, top=top, tell=bar.update)
     print_table(rows)
     return int((rows.problem != '').any())
 

@@ -1,4 +1,4 @@
-"Made-up pictures and tiny networks, shared by the tests of the training half."
+"Made-up images and tiny networks, shared by the tests of the training half."
 import os
 import random
 import sys
@@ -18,7 +18,7 @@ def pytest_terminal_summary(terminalreporter):
     "Say what this machine cannot test"
     torch = sys.modules.get('torch')
     if torch and not torch.cuda.is_available():
-        terminalreporter.write_line('no graphics card here: tests, and cells marked gpu, that need one were left out')
+        terminalreporter.write_line('no GPU here: tests, and cells marked gpu, that need one were left out')
 
 
 @pytest.fixture(scope='session', autouse=True)
@@ -47,7 +47,7 @@ def pets_dir():
 
 @pytest.fixture(scope='session')
 def draw():
-    "A function that writes a picture to `file`, in about the colour that is its label; the `i`-th looks like no other"
+    "A function that writes an image to `file`, in about the colour that is its label; the `i`-th looks like no other"
     def draw(file, label, i=0):
         noise = np.random.default_rng(i).normal(COLORS[label], 50, (6, 7, 3)).clip(0, 255).astype(np.uint8)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -105,13 +105,13 @@ def learner(tiny_dls, tiny_weights, tmp_path):
 
 @pytest.fixture(scope='session')
 def tiny_run(tiny_folder, tiny_weights, tmp_path_factory):
-    "A finished run of a tiny network on the tiny pictures and two broken ones: what it was given, what came out, what was said"
+    "A finished run of a tiny network on the tiny images and two broken ones: what it was given, what came out, what was said"
     from types import SimpleNamespace
 
     from pet_classifier.run import train_run
     data, out, said = tmp_path_factory.mktemp('data'), tmp_path_factory.mktemp('runs')/'run', []
     for f in tiny_folder.iterdir(): (data/f.name).write_bytes(f.read_bytes())
-    (data/'red_90.jpg').write_text('not a picture')
+    (data/'red_90.jpg').write_text('not an image')
     (data/'blue_91.jpg').touch()
     kwargs = dict(arch=TINY, weights=str(tiny_weights), size=32, head_epochs=3, epochs=1, lr=slice(1e-4, 1e-3))
     metrics = train_run(data, out, say=said.append, **kwargs)

@@ -39,9 +39,9 @@ def test_all_kinds_stand_in_one_table_in_their_order(found, monkeypatch, draw, t
     from PIL import Image
     Image.new('RGB', (40, 40), 'red').save(gif, 'GIF')
     found.table = pd.concat([found.table, pd.DataFrame(dict(file=[copy, gif], label='red', is_valid=False))], ignore_index=True)
-    suspect = pd.DataFrame([(first, 'red', .01, 'blue', .9, True)], columns=['file', 'label', 'probability', 'looks_like',
-                                                                            'other_probability', 'suspect'])
-    monkeypatch.setattr(check, 'doubtful_labels', lambda table, features: suspect)
+    columns = ['file', 'label', 'self_confidence', 'predicted_label', 'predicted_probability', 'is_issue']
+    suspect = pd.DataFrame([(first, 'red', .01, 'blue', .9, True)], columns=columns)
+    monkeypatch.setattr(check, 'find_label_issues', lambda table, features: suspect)
     report = check_report(found, np.eye(len(found.table), dtype=np.float32))
     assert list(report) == COLUMNS and report.kind.drop_duplicates().tolist() == KINDS
     assert report.file.map(type).eq(str).all() and report.problem.map(type).eq(str).all()

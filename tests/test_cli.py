@@ -92,7 +92,7 @@ def test_check_of_good_images_only_counts_them(cli, tiny_folder):
 def test_check_of_very_many_images_leaves_the_network_out_and_says_so(cli, tiny_folder, monkeypatch):
     monkeypatch.setattr('pet_classifier.check._FULL_UP_TO', 17)
     asked = []
-    monkeypatch.setattr('pet_classifier.check.body_features', lambda files: asked.append(len(files)))
+    monkeypatch.setattr('pet_classifier.check.pretrained_features', lambda files: asked.append(len(files)))
     code, _, err = cli('check', tiny_folder)
     assert code == 0 and not asked
     assert err.startswith('more than 17 images: cropped copies and label issues are not looked for; --full')
@@ -103,9 +103,9 @@ def test_check_shows_a_label_that_is_doubtful_but_it_is_an_opinion(cli, tiny_fol
     def doubts(table, features):
         assert len(features) == len(table)
         file = table.file[table.label == 'blue'].tolist()[:2]
-        return pd.DataFrame(dict(file=file, label='blue', probability=[0.01, 0.3], looks_like='red', other_probability=[0.9, 0.5],
-                                 suspect=[True, False]))
-    monkeypatch.setattr('pet_classifier.check.doubtful_labels', doubts)
+        return pd.DataFrame(dict(file=file, label='blue', self_confidence=[0.01, 0.3], predicted_label='red',
+                                 predicted_probability=[0.9, 0.5], is_issue=[True, False]))
+    monkeypatch.setattr('pet_classifier.check.find_label_issues', doubts)
     code, out, err = cli('check', tiny_folder)
     assert code == 0 and err.endswith('label issue: 1\n')
     assert rows(out).problem[0] == 'labelled blue, looks more like red, 0.90 to 0.01'
@@ -115,7 +115,7 @@ def test_check_reports_everything_in_one_table(cli, tiny_folder, tmp_path):
     folder = tmp_path/'data'
     shutil.copytree(tiny_folder, folder)
     shutil.copy(folder/'red_0.jpg', folder/'blue_77.jpg')
-    (folder/'red_99.jpg').write_text('no picture')
+    (folder/'red_99.jpg').write_text('no image')
     Image.open(folder/'red_1.jpg').rotate(90).save(folder/'red_98.jpg', 'GIF')
     (folder/'notes.txt').touch()
     code, out, err = cli('check', folder, '--quick', '--out', tmp_path/'all.csv')
@@ -168,7 +168,7 @@ def test_check_cuts_long_lists_with_a_count_and_writes_them_whole(cli, tiny_fold
     (['find-lr', '{data}', '--out', '{tmp}/x.jpg'], 'expected a name that ends in .png'),
     (['find-lr', '{data}', '--arch', 'resnet43'], 'near it: resnet'),
     (['predict', '{tmp}', '{data}'], 'no bundle'),
-    (['predict', '{bundle}', '{tmp}'], 'no picture in'),
+    (['predict', '{bundle}', '{tmp}'], 'no image in'),
     (['predict', '{bundle}', '{data}', '--top', '4'], 'top=4: expected 1 to 3'),
     (['predict', '{bundle}', '{data}', '--engine', 'caffe'], "engine='caffe': expected one of auto, torch, openvino, onnx"),
     (['predict', 'nowhere', '{data}', '--out', '{tmp}/rows.txt'], "'rows.txt': expected a name that ends in .csv or .parquet"),
@@ -198,7 +198,7 @@ def test_train_does_what_train_run_does(cli, tiny_run, tiny_weights, tmp_path):
     code, said, err = cli('train', tiny_run.data, '--out', out, '--arch', 'test_resnet', '--weights', tiny_weights, '--size', 32,
                           '--head-epochs', 3, '--epochs', 1, '--lr', '1e-4:1e-3')
     assert code == 0 and not err
-    assert 'left out: red_90.jpg: not a picture' in said
+    assert 'left out: red_90.jpg: not an image' in said
     assert said.startswith('loading PyTorch and fastai\n')
     assert said.endswith(f'report:  {out/"report.html"}\nfigures: {out/"figures"}\nmodel:   {out/"model"}\n')
     metrics = json.loads((out/'metrics.json').read_text())
@@ -218,7 +218,7 @@ def test_find_lr_prints_a_rate_and_draws_the_plot(cli, tiny_folder, tiny_weights
     assert cli(*args)[1] == out and [f.name for f in tmp_path.iterdir()] == ['lr.png']
 
 
-def test_predict_prints_a_row_a_picture(cli, bundle, tiny_folder):
+def test_predict_prints_a_row_an_image(cli, bundle, tiny_folder):
     code, out, err = cli('predict', bundle, tiny_folder/'red_1.jpg', tiny_folder, tiny_folder/'blue_0.jpg')
     table = rows(out)
     assert code == 0 and not err and len(table) == 18
@@ -262,7 +262,7 @@ def test_a_name_that_is_no_utf8_is_printed_and_written(cli, bundle, tiny_folder,
     assert b'caf\xe9.jpg,' in (tmp_path/'rows.csv').read_bytes()
 
 
-def test_a_broken_picture_is_a_row_and_exit_code_1(cli, bundle, tiny_folder, tmp_path):
+def test_a_broken_image_is_a_row_and_exit_code_1(cli, bundle, tiny_folder, tmp_path):
     (tmp_path/'a.jpg').touch()
     for more in [], ['--csv', tmp_path/'rows.csv']:
         code, out, _ = cli('predict', bundle, tmp_path/'a.jpg', tiny_folder/'red_0.jpg', tmp_path/'gone.jpg', *more)
@@ -280,7 +280,7 @@ def test_evaluate_agrees_with_predict(cli, bundle, tiny_folder):
     assert table.breed.tolist() == ['blue', 'green', 'red'] and table.support.tolist() == [6]*3 and table.errors.sum() == wrong
 
 
-def test_evaluate_with_broken_pictures_is_exit_code_1(cli, bundle, tiny_run):
+def test_evaluate_with_broken_images_is_exit_code_1(cli, bundle, tiny_run):
     code, out, err = cli('evaluate', bundle, tiny_run.data)
     assert code == 1 and ' on 18 images (' in err and ', 2 left out\n' in err and rows(out).support.sum() == 18
 

@@ -9,9 +9,10 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 
-from pet_classifier.core.files import replacing_dir, write_csv, write_json, write_text
+from pet_classifier.core.files import atomic_write_dir, write_csv, write_json, write_text
 from pet_classifier.deploy.engines import _kept
-from pet_classifier.model.bundle import load_bundle, save_bundle
+from pet_classifier.model.bundle import load_bundle
+from pet_classifier.model.bundle_writer import save_bundle
 from pet_classifier.model.features import read_features, write_features
 from pet_classifier.run import save_figure
 from pet_classifier.training.checkpoint import read_tensors, write_tensors
@@ -30,7 +31,7 @@ def little_room(size=20_000):
 
 
 def folder_of(path, size):
-    with replacing_dir(path) as new: (new/'a.bin').write_bytes(bytes(size))
+    with atomic_write_dir(path) as new: (new/'a.bin').write_bytes(bytes(size))
 
 
 def figure(path, size):
@@ -75,7 +76,7 @@ def test_a_stage_and_a_bundle_that_were_saved_still_load(learner, tmp_path):
 def test_a_cache_that_cannot_be_written_is_said_and_done_without(fresh_cache):
     rows = torch.zeros(3, 100)
     write_features('features-0.npz', ['0'*32, '1'*32, '2'*32], rows)
-    with pytest.warns(UserWarning, match='the features of 100 pictures are not kept on disk: .*File too large'), little_room():
+    with pytest.warns(UserWarning, match='the features of 100 images are not kept on disk: .*File too large'), little_room():
         write_features('features-0.npz', [f'{i:032x}' for i in range(100)], torch.zeros(100, 100))
     assert torch.equal(read_features('features-0.npz')[1], rows) and len(list(fresh_cache.iterdir())) == 1
 

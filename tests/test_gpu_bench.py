@@ -1,4 +1,4 @@
-"The benchmark of a graphics card says what it needs where there is none, and its clocks add up."
+"The benchmark of a GPU says what it needs where there is none, and its clocks add up."
 import runpy
 import sys
 from pathlib import Path
@@ -24,8 +24,8 @@ def run(monkeypatch):
 
 
 @pytest.mark.parametrize('words, said', [
-    ([], 'needs a graphics card that torch can use'), (['--device', 'cpu'], 'only with --tiny'),
-    (['--device', 'cpu', '--tiny', '--pictures', 'nowhere'], "no folder 'nowhere'"),
+    ([], 'needs a GPU that torch can use'), (['--device', 'cpu'], 'only with --tiny'),
+    (['--device', 'cpu', '--tiny', '--images', 'nowhere'], "no folder 'nowhere'"),
     (['--device', 'cpu', '--tiny', '--repeats', '0'], 'expected at least 1')])
 def test_what_cannot_be_measured_is_refused_in_words(run, capsys, words, said):
     with pytest.raises(SystemExit, match='2'): run(*words)

@@ -67,6 +67,6 @@ def test_outputs_are_fit_to_keep(notebook):
 
 
 def test_readme_is_made_from_the_index():
-    text, pictures = render(ROOT)
+    text, images = render(ROOT)
     assert (ROOT/'README.md').read_text(encoding='utf-8') == text, 'run: make readme'
-    for name, data in pictures.items(): assert (ROOT/name).read_bytes() == data, name
+    for name, data in images.items(): assert (ROOT/name).read_bytes() == data, name

@@ -1,7 +1,7 @@
-"""Nothing in the training loop waits for the device, and no Python work is done for a single picture.
+"""Nothing in the training loop waits for the device, and no Python work is done for a single image.
 
 The device is torch's 'meta', which has shapes and no numbers: whoever wants to know a number from there has to ask, and is seen.
-It is as far from the processor as a graphics card is, so what would be copied to a card, or from it, is seen as well.
+It is as far from the CPU as a GPU is, so what would be copied to a card, or from it, is seen as well.
 """
 import sys
 from collections import Counter
@@ -92,7 +92,7 @@ def far(tiny_table, monkeypatch):
         dls = loaders(tiny_table, size=32, bs=bs, device=META, keep=keep)
         learn = pet_learner(dls, 'test_resnet', weights='none', precision='fp32', head=head)
         learn.model.to(META)
-        learn.opt_func = FusedAdam  # as on a graphics card
+        learn.opt_func = FusedAdam  # as on a GPU
         return learn
     return far
 
@@ -155,9 +155,9 @@ def test_what_waits_is_seen(far, spoil, where, what):
     assert all(s[what] > 0 for s in seen[where])
 
 
-def test_pictures_that_are_not_kept_there_are_sent_batch_by_batch(far):
+def test_images_that_are_not_kept_there_are_sent_batch_by_batch(far):
     train, _ = watched(far(bs=2, keep=False))
-    assert all(seen['sent'] == 2 and not seen['read'] + seen['fetched'] for seen in train)  # pictures and classes
+    assert all(seen['sent'] == 2 and not seen['read'] + seen['fetched'] for seen in train)  # images and classes
 
 
 def test_a_condition_on_numbers_that_are_not_known_cannot_go_unseen(far):
@@ -189,7 +189,7 @@ def test_one_step_for_all_weights_takes_a_tenth_of_the_orders(far):
 
 @pytest.fixture
 def near(learner, tiny_table):
-    "A function that makes a learner on the processor, with its pictures kept in memory"
+    "A function that makes a learner on the CPU, with its images kept in memory"
     def near(bs=4, opt_func=FusedAdam):
         learn = learner(loaders(tiny_table, size=32, bs=bs, device='cpu', keep=True), weights='none')
         learn.opt_func = opt_func
@@ -198,8 +198,8 @@ def near(learner, tiny_table):
 
 
 def test_the_profiler_sees_no_reading_either(near):
-    # `fit`, for the schedule of `fit_one_cycle` is a few numbers that always lie on the processor, and reads them; and `Adam`,
-    # for torch's fused step reads its numbers on a processor, and only there
+    # `fit`, for the schedule of `fit_one_cycle` is a few numbers that always lie on the CPU, and reads them; and `Adam`,
+    # for torch's fused step reads its numbers on a CPU, and only there
     def profiled(learn, n=6):
         with profile(activities=[ProfilerActivity.CPU]) as prof:
             def mark():
@@ -231,8 +231,8 @@ def python_calls(learn):
 
 def test_python_does_as_much_for_a_large_batch_as_for_a_small_one(near):
     few, many = python_calls(near(bs=2)), python_calls(near(bs=6))
-    assert abs(many - few) <= 4  # `split` and `islice` are called for batches, not for pictures
+    assert abs(many - few) <= 4  # `split` and `islice` are called for batches, not for images
     learns = near(bs=2), near(bs=6)
-    for learn in learns: learn.dls.train.side = None  # which makes fastai's own loader of it, picture by picture
+    for learn in learns: learn.dls.train.side = None  # which makes fastai's own loader of it, image by image
     few, many = map(python_calls, learns)
     assert many - few > 4*20

@@ -64,7 +64,7 @@ def test_names_are_shown_and_do_nothing(run):
     assert '1 pairs look the same, 1 of them' in text
 
 
-def test_pictures_that_moved_are_said_and_found_again(run, tiny_run, tmp_path):
+def test_images_that_moved_are_said_and_found_again(run, tiny_run, tmp_path):
     moved = shutil.copytree(tiny_run.data, tmp_path/'moved')
     metrics = json.loads((run/'metrics.json').read_text())
     (run/'metrics.json').write_text(json.dumps(metrics | dict(root=str(tmp_path/'gone'), root_from_run='gone')))
@@ -89,7 +89,7 @@ def test_changed_metrics_are_one_line(run, change, said, capsys):
     assert line.startswith('error: metrics.json in') and said in line and line.count('\n') == 1
 
 
-@pytest.mark.parametrize('name', ['history.csv', 'duplicates.csv', 'doubts.csv', 'predictions.csv'])
+@pytest.mark.parametrize('name', ['history.csv', 'duplicates.csv', 'label_issues.csv', 'predictions.csv'])
 def test_damaged_tables_are_one_line(run, name, capsys):
     (run/name).write_text('a,b\n1,2\n')
     assert main(['report', str(run)]) == 2

@@ -12,7 +12,7 @@ from filelock import FileLock
 from safetensors.torch import load_file
 
 from pet_classifier.core.progress import EpochTable
-from pet_classifier.core.stale_files import is_leftover
+from pet_classifier.core.stale_files import is_stale_folder
 from pet_classifier.data.splits import save_split
 from pet_classifier.run import train_run
 from pet_classifier.training.checkpoint import Checkpoint, read_tensors, write_tensors
@@ -21,7 +21,7 @@ from pet_classifier.training.fine_tuning import fine_tune
 
 @pytest.fixture
 def quick(monkeypatch, tiny_folder, tiny_weights, tmp_path):
-    "A function that runs three epochs of the head and two of all, without figures and report pictures"
+    "A function that runs three epochs of the head and two of all, without figures and report images"
     monkeypatch.setattr('pet_classifier.run.save_figures', lambda *args: None)
     def quick(out=tmp_path/'out', data=tiny_folder, **kwargs):
         options = dict(arch='test_resnet', weights=str(tiny_weights), size=32, head_epochs=3, epochs=2, lr=1e-4,
@@ -173,7 +173,7 @@ def left_by_a_killed_process(folder):
     code = 'import os; from pathlib import Path; from pet_classifier.core.stale_files import workplace'
     write = f"place = workplace(Path({str(folder/'a')!r})); place.__enter__(); os._exit(9)"
     subprocess.run([sys.executable, '-c', f'{code}; {write}'], check=False)
-    assert any(is_leftover(f) for f in folder.iterdir())
+    assert any(is_stale_folder(f) for f in folder.iterdir())
 
 
 def test_where_nothing_was_begun_resuming_begins(quick, tmp_path):

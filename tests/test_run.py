@@ -42,7 +42,7 @@ def test_the_lower_error_is_better_and_among_equals_the_lower_loss(a, b, is_bett
 
 def test_a_run_has_every_part(tiny_run):
     assert sorted(f.relative_to(tiny_run.out).as_posix() for f in tiny_run.out.rglob('*') if f.is_file()) == [
-        '.lock', 'checkpoints/fine-tuned.safetensors', 'checkpoints/head.safetensors', 'doubts.csv', 'duplicates.csv',
+        '.lock', 'checkpoints/fine-tuned.safetensors', 'checkpoints/head.safetensors', 'label_issues.csv', 'duplicates.csv',
         'figures/batch.png', 'figures/confusion_matrix.png', 'figures/lr.png', 'figures/top_losses.png', 'history.csv',
         'metrics.json', 'model/README.md', 'model/config.json', 'model/model.safetensors', 'predictions.csv',
         'report.html', 'run.json', 'split.csv']
@@ -71,14 +71,14 @@ def test_metrics_history_and_bundle_agree(tiny_run):
     assert interp.probs == pytest.approx(at_temperature(raw.probs, metrics['temperature']), abs=1e-4)
     facts = json.loads((tiny_run.out/'model'/'config.json').read_text())['facts']
     assert facts.items() <= metrics.items() and facts.keys() >= {'error_rate', 'error_low', 'error_high', 'train', 'valid'}
-    assert 'root' not in facts  # the bundle does not tell where its pictures lay
+    assert 'root' not in facts  # the bundle does not tell where its images lay
 
 
 def test_broken_files_are_named_counted_and_left_out(tiny_run):
     assert tiny_run.metrics['left_out'] == 2
     assert [s.split(':')[1].strip() for s in tiny_run.said if s.startswith('left out')] == ['blue_91.jpg', 'red_90.jpg']
     assert not pd.read_csv(tiny_run.out/'split.csv').file.isin(['blue_91.jpg', 'red_90.jpg']).any()
-    assert any(f'error rate {tiny_run.metrics["error_rate"]:.1%} on 4 pictures' in s for s in tiny_run.said)
+    assert any(f'error rate {tiny_run.metrics["error_rate"]:.1%} on 4 images' in s for s in tiny_run.said)
 
 
 def test_the_same_seed_makes_the_same_run(tiny_run, quick):
@@ -132,7 +132,7 @@ def test_fine_tuning_that_makes_it_better_is_kept(learner, monkeypatch):
     assert fingerprint(learn.model) == kept
 
 
-def test_the_stages_are_compared_without_predicting_the_validation_pictures_again(learner, monkeypatch):
+def test_the_stages_are_compared_without_predicting_the_validation_images_again(learner, monkeypatch):
     learn, validate, asked = learner(), Learner.validate, []
     def counted(self, *args, **kwargs):
         asked.append(1)
@@ -167,10 +167,10 @@ def test_wrong_arguments_make_no_folder(quick, tmp_path, kwargs):
     assert not (tmp_path/'out').exists()
 
 
-def test_the_split_of_other_pictures_is_refused_and_makes_no_folder(quick, tmp_path, tiny_run):
+def test_the_split_of_other_images_is_refused_and_makes_no_folder(quick, tmp_path, tiny_run):
     table = labelled_table(tiny_run.data)[0].iloc[1:]
     save_split(random_split(table), tmp_path/'other.csv')
-    with pytest.raises(ValueError, match="'other.csv' is not the split of these pictures: 1 only in the table: blue_0.jpg"):
+    with pytest.raises(ValueError, match="'other.csv' is not the split of these images: 1 only in the table: blue_0.jpg"):
         quick(split=tmp_path/'other.csv')
     assert not (tmp_path/'out').exists()
 
@@ -212,9 +212,9 @@ def test_a_pattern_that_is_given_goes_before_folders(tiny_folder):
     assert table.label.tolist() == label_by_name(table.file, r'_(\d)\.jpg$').label.tolist()
 
 
-def test_nothing_but_broken_pictures_is_an_error(tmp_path):
+def test_nothing_but_broken_images_is_an_error(tmp_path):
     (tmp_path/'red_1.jpg').touch()
-    with pytest.raises(ValueError, match='no pictures to label'): labelled_table(tmp_path)
+    with pytest.raises(ValueError, match='no images to label'): labelled_table(tmp_path)
 
 
 def test_train_and_valid_folders_become_the_split(quick, tmp_path, draw):
@@ -284,7 +284,7 @@ def test_relative_paths_and_a_run_folder_among_the_images(quick, tmp_path, tiny_
 
 
 @pytest.mark.parametrize('broken', ['figures.save_figure', 'run.save_figures', 'run.write_report', 'run.duplicate_pairs',
-                                    'run.find_lr', 'run.doubtful_labels', 'run.evaluate_test_set'])
+                                    'run.find_lr', 'run.find_label_issues', 'run.evaluate_test_set'])
 def test_what_only_shows_the_result_costs_no_model(quick, monkeypatch, broken, tiny_run):
     said = []
     if broken != 'run.save_figures': monkeypatch.setattr('pet_classifier.run.save_figures', save_figures)

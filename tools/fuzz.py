@@ -2,7 +2,7 @@
 
     python tools/fuzz.py [--minutes 10]
 
-Pictures, a bundle's config, a bundle's weights and label patterns, in turn. An answer is an `ImageProblem` or a `ValueError`,
+Images, a bundle's config, a bundle's weights and label patterns, in turn. An answer is an `ImageProblem` or a `ValueError`,
 within seconds; any other exception, or a call that takes longer, is a finding. tests/test_fuzz.py runs a hundred of each.
 """
 import argparse
@@ -19,21 +19,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pet_classifier.data.crops import read_square
+from pet_classifier.data.crops import load_image
 from pet_classifier.data.images import ImageProblem, image_problem
 from pet_classifier.data.labels import preview_pattern
 from pet_classifier.model.bundle import check_config, check_weights
 
 
-def picture(kind, size=(40, 30)):
+def image(kind, size=(40, 30)):
     data, im = io.BytesIO(), Image.effect_noise(size, 60).convert('P' if kind == 'GIF' else 'RGB')
     im.getexif()[0x0112] = 6  # turned
     im.save(data, kind, exif=im.getexif())
     return data.getvalue()
 
 
-PICTURES = [picture(kind) for kind in ('JPEG', 'PNG', 'GIF', 'BMP', 'WEBP', 'TIFF', 'AVIF')]
-PICTURES += [(Path(__file__).parents[1]/'tests'/'fixtures'/'two_colours.heic').read_bytes()]
+IMAGES = [image(kind) for kind in ('JPEG', 'PNG', 'GIF', 'BMP', 'WEBP', 'TIFF', 'AVIF')]
+IMAGES += [(Path(__file__).parents[1]/'tests'/'fixtures'/'two_colours.heic').read_bytes()]
 NUMBERS = st.integers(-2**70, 2**70) | st.floats() | st.booleans() | st.none()
 JSON = st.recursive(NUMBERS | st.text(max_size=9),
                     lambda part: st.lists(part, max_size=4) | st.dictionaries(st.text(max_size=9), part, max_size=4))
@@ -88,10 +88,10 @@ def spoilt_weights(draw):
     return struct.pack('<Q', length) + draw(spoilt([text]) | st.just(text)) + draw(st.binary(max_size=64))
 
 
-def open_picture(folder, data):
+def open_image_file(folder, data):
     (file := folder/'a.jpg').write_bytes(data)
     image_problem(file)
-    read_square(file, 16)
+    load_image(file, 16)
 
 
 def read_config(folder, data):
@@ -107,7 +107,7 @@ def read_weights(folder, data):
 def search(folder, pattern): preview_pattern(['a'*30 + '_1.jpg', 'Birman_12.jpg', 'é\n.png'], pattern)
 
 
-TARGETS = dict(pictures=(open_picture, spoilt(PICTURES) | st.binary(max_size=200)), configs=(read_config, spoilt_config()),
+TARGETS = dict(images=(open_image_file, spoilt(IMAGES) | st.binary(max_size=200)), configs=(read_config, spoilt_config()),
                weights=(read_weights, spoilt_weights()), patterns=(search, PATTERNS))
 SECONDS = 15  # a pattern may take three by its own clock
 

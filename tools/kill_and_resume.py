@@ -32,8 +32,8 @@ from pet_classifier.run import train_run
 COLORS = dict(red=(210, 50, 50), green=(50, 200, 60), blue=(50, 60, 210))
 
 
-def pictures(folder):
-    "A folder of coloured noise, ten pictures a label"
+def images(folder):
+    "A folder of coloured noise, ten images a label"
     folder.mkdir()
     for n, (label, color) in enumerate(COLORS.items()):
         for i in range(10):
@@ -111,7 +111,7 @@ def main():
     args = parser.parse_args()
     rng, wrong, where = np.random.default_rng(args.seed), [], Counter()
     with tempfile.TemporaryDirectory() as tmp:
-        data = pictures(Path(tmp)/'pictures')
+        data = images(Path(tmp)/'images')
         code, seconds, calls = run(data, Path(tmp)/'whole')
         if code: sys.exit(f'the run that is not killed ended with exit code {code}')
         expected = reached(Path(tmp)/'whole')

@@ -30,18 +30,19 @@ CALLS = ('write pwrite64 writev ftruncate fsync fdatasync rename renameat rename
 
 
 def prepared(folder):
-    "Pictures, their table, and a bundle, made once: what the writers below write from"
+    "Images, their table, and a bundle, made once: what the writers below write from"
     from pet_classifier.data.labels import label_by_name
     from pet_classifier.data.loaders import loaders
     from pet_classifier.data.splits import random_split
-    from pet_classifier.model.bundle import load_bundle, save_bundle
+    from pet_classifier.model.bundle import load_bundle
+    from pet_classifier.model.bundle_writer import save_bundle
     from pet_classifier.training.learner import pet_learner
-    (folder/'pictures').mkdir()
+    (folder/'images').mkdir()
     for n, label in enumerate(('red', 'green')):
         for i in range(6):
             pixels = np.random.default_rng(10*n + i).integers(0, 256, (40, 48, 3)).astype(np.uint8)
-            Image.fromarray(pixels).save(folder/'pictures'/f'{label}_{i}.png')
-    table = random_split(label_by_name(sorted((folder/'pictures').iterdir()), r'^(.+)_\d+.png$'), valid_pct=0.34)
+            Image.fromarray(pixels).save(folder/'images'/f'{label}_{i}.png')
+    table = random_split(label_by_name(sorted((folder/'images').iterdir()), r'^(.+)_\d+.png$'), valid_pct=0.34)
     learn = pet_learner(loaders(table, size=32, bs=4), 'test_resnet', 'none')
     return table, learn, save_bundle(learn, folder/'model'), load_bundle(folder/'model')
 
@@ -53,9 +54,10 @@ def writers(table, learn, folder, bundle):
     from pet_classifier.data.splits import save_split
     from pet_classifier.deploy.predictor import Predictor
     from pet_classifier.deploy.tables import predict_table
-    from pet_classifier.model.bundle import load_bundle, save_bundle
+    from pet_classifier.model.bundle import load_bundle
+    from pet_classifier.model.bundle_writer import save_bundle
     predictors = [Predictor(bundle, 'torch', 'fp32') for _ in range(2)]
-    files = sorted((folder.parent/'pictures').iterdir())
+    files = sorted((folder.parent/'images').iterdir())
 
     def cache(at, n):
         os.environ['PET_CLASSIFIER_CACHE'] = str(at)

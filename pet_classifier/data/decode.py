@@ -165,8 +165,8 @@ def _check_file(file):
 def _bytes(file):
     "Return the bytes of `file`, a path or bytes, and the name it goes by; else raise an `ImageProblem`."
     if isinstance(file, (bytes, bytearray, memoryview)):
-        if not len(file): raise ImageProblem('this picture', 'empty')
-        return bytes(file), 'this picture'
+        if not len(file): raise ImageProblem('this image', 'empty')
+        return bytes(file), 'this image'
     file = Path(file)
     _check_file(file)
     try: return file.read_bytes(), file
@@ -174,7 +174,7 @@ def _bytes(file):
     except OSError as e: raise ImageProblem(file, f'cannot be read: {e.strerror}') from e
 
 # %% ../../nbs/api/data.decode.ipynb #7b66ba30
-_NO_IMAGE = f'not a picture ({", ".join(FORMATS)})'
+_NO_IMAGE = f'not an image ({", ".join(FORMATS)})'
 
 def _named(func, name, max_pixels):
     "Return `func()`; whatever a decoder raises becomes an `ImageProblem` of `name`."
@@ -204,4 +204,4 @@ def decode_pil(
     def pixels():
         check_size(*im.size, MAX_PIXELS)
         return _upright(im)
-    return _named(pixels, 'this picture', MAX_PIXELS)
+    return _named(pixels, 'this image', MAX_PIXELS)

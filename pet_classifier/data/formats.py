@@ -17,7 +17,7 @@ _all_ = ['FORMATS'] # nbdev: part of this module too
 
 # %% ../../nbs/api/data.formats.ipynb #f871a72f
 class ImageProblem(ValueError):
-    "A file that is no picture we can use."
+    "A file that is no image we can use."
     def __init__(self,
         file, # the file
         reason:str='', # what is wrong with it

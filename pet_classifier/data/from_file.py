@@ -8,12 +8,12 @@ __all__ = ['from_file', 'metadata_files', 'from_metadata']
 # %% ../../nbs/api/data.from_file.ipynb #636e7568
 import pandas as pd
 
+from ..core.files import printable
 from .file_finder import FileFinder
 from .findings import image_rows
 from .images import listed
 from .label_files import find_columns, read_label_file, split_parts
 from .layout import part_of
-from ..core.files import printable
 
 # %% ../../nbs/api/data.from_file.ipynb #b31985f3
 def _refuse_missing(names, files, root, found):

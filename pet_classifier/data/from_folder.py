@@ -10,11 +10,11 @@ from collections import Counter
 
 import pandas as pd
 
+from ..core.files import printable
 from .findings import image_rows
 from .images import SUFFIXES, check_images, listed
 from .labels import match_pattern
 from .layout import folders_below, read_layout, scan_folder
-from ..core.files import printable
 
 # %% ../../nbs/api/data.from_folder.ipynb #15364e0f
 def _scan(path, found):

@@ -156,7 +156,7 @@ def read_label_file(
 
 # %% ../../nbs/api/data.label_files.ipynb #5ea3beea
 _FILES = tuple('file filename filepath path image imagepath imagefile imagefilename imagename img imgpath imgfile imgname '
-               'fname fpath name photo picture id imageid'.split())
+               'fname fpath name photo image id imageid'.split())
 _LABELS = tuple('label labels class classname classlabel category categoryname choice breed species target tag y'.split())
 
 def _called(frame, names):

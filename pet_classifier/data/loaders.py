@@ -17,24 +17,26 @@ from fastai.torch_core import TensorCategory, no_random
 from fastai.vision.augment import Resize
 from fastai.vision.core import PILImage, TensorImage
 from fastcore.meta import delegates
+from fasttransform import explode_types
 from matplotlib import pyplot as plt
 
-from .augment import default_augment
 from ..core.device import choose_device, number_batches, send
 from ..core.keywords import refuse_unknown
+from .augment import default_augment
+from .crops import load_images
+from .decoded_images import DecodedImages
 from .images import listed, open_image
-from .crops import Squares, read_squares
 from .splits import check_split
 
 # %% ../../nbs/api/data.loaders.ipynb #0003b7b5
 def open_pil(
-    file, # path of a picture
-) -> PILImage: # the picture, upright, RGB, as fastai's type
-    "The picture in `file` as fastai's `PILImage`"
+    file, # path of an image
+) -> PILImage: # the image, upright, RGB, as fastai's type
+    "The image in `file` as fastai's `PILImage`"
     return PILImage(open_image(file))
 
 def image_block() -> TransformBlock: # block for fastai's `DataBlock`
-    "fastai's `ImageBlock`, with pictures opened safely and upright"
+    "fastai's `ImageBlock`, with images opened safely and upright"
     return TransformBlock(type_tfms=open_pil, batch_tfms=IntToFloatTensor)
 
 # %% ../../nbs/api/data.loaders.ipynb #d2d573f8
@@ -46,20 +48,20 @@ class MiddleResize(Resize):
 def presize(
     size:int, # side of the square that the network sees, in pixels
 ) -> int: # pixels
-    "Side of the squares that training pictures are cut from: larger than `size` by a seventh"
+    "Side of the crops that training images are cut from: larger than `size` by a seventh"
     return round(size*8/7)
 
 # %% ../../nbs/api/data.loaders.ipynb #7f0d6969
 class PetDL(TfmdDL):
-    "fastai's `TfmdDL`, which fetches the pictures of a batch at once"
-    side = None # of the squares that are fetched, in pixels; None: picture by picture, as fastai does
-    squares = None # those of the data set, decoded once; None: decoded when they are asked for
+    "fastai's `TfmdDL`, which fetches the images of a batch at once"
+    side = None # of the crops that are fetched, in pixels; None: image by image, as fastai does
+    crops = None # those of the data set, decoded once; None: decoded when they are asked for
 
     @delegates(TfmdDL.new)
     def new(self, dataset=None, cls=None, **kwargs):
         res = super().new(dataset, cls, **kwargs)
         res.side = self.side
-        if res.dataset is self.dataset: res.squares = self.squares
+        if res.dataset is self.dataset: res.decoded = self.decoded
         return res
 
     @delegates(TfmdDL.show_batch)
@@ -71,8 +73,8 @@ class PetDL(TfmdDL):
         with plt.rc_context({'text.parse_math': False}): return super().show_results(*args, **kwargs)
 
     @cached_property
-    def targets(self) -> torch.Tensor|None: # None: the pictures have no labels
-        "The number of each picture's class"
+    def targets(self) -> torch.Tensor|None: # None: the images have no labels
+        "The number of each image's class"
         if len(self.dataset.tls) < 2: return None
         numbers = {label: i for i, label in enumerate(self.dataset.tls[1].vocab)}
         if new := sorted({str(v) for v in self.dataset.items.label if v not in numbers}):
@@ -80,34 +82,39 @@ class PetDL(TfmdDL):
                              f'the classes are {listed(numbers, 40)}')
         return torch.tensor([numbers[label] for label in self.dataset.items.label])
 
+    def _one_pass(self):
+        "Know the types of a batch without opening an image"
+        kinds = (TensorImage, TensorCategory)[:len(self.dataset.tls)]
+        self._n_inp, self._types = 1, explode_types(tuple(kind(torch.zeros(1)) for kind in kinds))
+
     def create_batches(self, samps):
         files = getattr(self.dataset.items, 'file', None)
         if self.side is None or not isinstance(files, pd.Series):
             yield from super().create_batches(samps)
             return
         targets, batches = self.targets, self.chunkify
-        if self.squares and self.squares.fits: # on a device, where the numbers are needed, too
-            targets = targets if targets is None else send(targets, self.squares.device)
-            batches = partial(number_batches, bs=self.bs, drop_last=self.drop_last, device=self.squares.device)
+        if self.decoded and self.decoded.fits: # on a device, where the numbers are needed, too
+            targets = targets if targets is None else send(targets, self.decoded.device)
+            batches = partial(number_batches, bs=self.bs, drop_last=self.drop_last, device=self.decoded.device)
         for numbers in batches(samps):
-            x = TensorImage(self.squares[numbers] if self.squares else read_squares(files.iloc[numbers].tolist(), self.side))
+            x = TensorImage(self.decoded[numbers] if self.decoded else load_images(files.iloc[numbers].tolist(), self.side))
             yield (x,) if targets is None else (x, TensorCategory(send(targets[numbers], x.device)))
 
 # %% ../../nbs/api/data.loaders.ipynb #ea4b34b5
 class PetLoaders(DataLoaders):
-    "fastai's `DataLoaders`, with the `size` of their pictures in pixels, and a `show_batch` that refuses unknown keywords"
+    "fastai's `DataLoaders`, with the `size` of their images in pixels, and a `show_batch` that refuses unknown keywords"
     size: int|None = None
 
     @refuse_unknown
     def show_batch(self,
-        b=None, # a batch; None: the first of the training pictures
-        max_n:int=9, # pictures at most
-        nrows:int|None=None, # rows of pictures; None: what `max_n` needs
-        ncols:int|None=None, # pictures a row
+        b=None, # a batch; None: the first of the training images
+        max_n:int=9, # images at most
+        nrows:int|None=None, # rows of images; None: what `max_n` needs
+        ncols:int|None=None, # images per row
         figsize:tuple|None=None, # inches
-        unique:bool=False, # one picture again and again, each time augmented anew?
+        unique:bool=False, # one image again and again, each time augmented anew?
     ):
-        "Show pictures of a batch with their labels"
+        "Show images of a batch with their labels"
         self.train.show_batch(b, max_n=max_n, nrows=nrows, ncols=ncols, figsize=figsize, unique=unique)
 
 # %% ../../nbs/api/data.loaders.ipynb #b69d9a4e
@@ -115,12 +122,12 @@ class PetLoaders(DataLoaders):
 def loaders(
     table, # labelled table with the columns `file`, `label` and `is_valid`
     size:int=224, # side of the square that the network sees, in pixels
-    bs:int|None=None, # pictures a batch, fewer where there are fewer; None: 32 on a processor, 64 on a graphics card
+    bs:int|None=None, # images per batch, fewer where there are fewer; None: 32 on a CPU, 64 on a GPU
     augment:list|None=None, # fastai batch transforms for training; None: `default_augment(size)`; []: none
-    seed:int=2, # for the order in which training pictures are shuffled
+    seed:int=2, # for the order in which training images are shuffled
     num_workers:int=0, # processes that fetch batches
-    device=None, # where the batches go, as `choose_device` takes it; None: the graphics card if there is one
-    keep:bool|None=None, # keep all pictures on the device, decoded, if they fit? None: on a graphics card, without `num_workers`
+    device=None, # where the batches go, as `choose_device` takes it; None: the GPU if there is one
+    keep:bool|None=None, # keep all images on the device, decoded, if they fit? None: on a GPU, without `num_workers`
 ) -> PetLoaders: # with `train`, `valid`, `vocab`, and `size`
     "fastai `DataLoaders` over `table`, with its split, presizing and augmentation"
     device = choose_device(device)
@@ -128,7 +135,7 @@ def loaders(
     if keep and num_workers:
         raise ValueError(f'keep=True, num_workers={num_workers}: no process fetches what is kept; give one of the two')
     if bs is None: bs = 32 if device.type == 'cpu' else 64
-    if bs < 1 or size < 8: raise ValueError(f'bs={bs}, size={size}: expected at least 1 picture a batch and 8 pixels a side')
+    if bs < 1 or size < 8: raise ValueError(f'bs={bs}, size={size}: expected at least 1 image a batch and 8 pixels a side')
     table = check_split(table)
     augment = default_augment(size) if augment is None else augment
     spare = any(getattr(t, 'size', None) for t in augment) # a transform that makes `size` itself is given more pixels
@@ -140,7 +147,7 @@ def loaders(
     with no_random(seed):
         dls = block.dataloaders(table, bs=min(bs, n_train), device=device, num_workers=num_workers)
     for dl, side in zip(dls.loaders, (presize(size) if spare else size, size)):
-        dl.side, dl.squares = side, Squares(dl.dataset.items.file, side, device if keep else None)
+        dl.side, dl.decoded = side, DecodedImages(dl.dataset.items.file, side, device if keep else None)
     res = PetLoaders(*dls.loaders, device=device)
     res.size = size
     return res

@@ -12,14 +12,14 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from ..core.files import printable
+from ..core.keywords import refuse_unknown
 from .datasets import DATASETS, absolute_path, dataset
 from .findings import Findings
 from .from_file import from_file, from_metadata, metadata_files
 from .from_folder import from_folder
-from ..core.keywords import refuse_unknown
 from .images import check_images, listed
 from .label_files import LABEL_FILES
-from ..core.files import printable
 
 # %% ../../nbs/api/data.sources.ipynb #2036f707
 class LabelledImages(NamedTuple):
@@ -54,7 +54,7 @@ def _look_at_labels(rows, found):
     rows = rows[rows.label.notna()]
     bare = rows.label.str.strip() == ''
     if none := rows.file[bare].tolist(): found.refuse('label', none, 'it has no label', ValueError(
-        f'{len(none)} of {len(rows)} pictures have no label: {listed(none)}; fill them in, or leave these out'))
+        f'{len(none)} of {len(rows)} images have no label: {listed(none)}; fill them in, or leave these out'))
     rows = _escape_labels(rows[~bare], found)
     for group, what in _alike(set(rows.label)):
         names = listed(map(repr, group))
@@ -73,9 +73,9 @@ def _look_at_files(rows, found, min_classes, say):
         found.notes.append(f"no image of '{label}' can be opened, so it is no class")
         found.add('class', [''], f"no image of '{label}' can be opened")
     labels = sorted(set(good.label[good.part != 'test']))
-    if not labels: found.refuse('class', [''], 'no image can be used', ValueError('no pictures to label: none can be opened'))
+    if not labels: found.refuse('class', [''], 'no image can be used', ValueError('no images to label: none can be opened'))
     elif len(labels) < min_classes: found.refuse('class', [''], f'one class only, {labels[0]!r}', ValueError(
-        f'{len(good)} pictures and one label, {labels[0]!r}; a classifier needs at least two classes'))
+        f'{len(good)} images and one label, {labels[0]!r}; a classifier needs at least two classes'))
     return good
 
 def _as_result(rows, root, found):

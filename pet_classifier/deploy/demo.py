@@ -18,14 +18,15 @@ from markupsafe import Markup
 from PIL import Image
 
 from .. import __version__
-from ..model.bundle import Bundle, _DRAWN
+from ..core.html import image_src
 from ..data.drawing import BREEDS, draw_pet
-from ..model.gradcam import NoSpatialMaps
 from ..data.images import ImageProblem, open_image
 from .predictor import Predictor
-from ..report import picture_src
 from .sandbox import Sandbox
 from .server import BodyLimit, PageServer, Refused, need_web, take_port
+from ..model.bundle import Bundle
+from ..model.bundle_writer import DRAWN_NOTE
+from ..model.gradcam import NoSpatialMaps
 
 # %% ../../nbs/api/deploy.demo.ipynb #5ab01e02
 def _shares(facts, *names):
@@ -38,9 +39,9 @@ def limits(
     "Say how often the network is wrong, and what it cannot do"
     facts = bundle.config['facts']
     rate, low, high = _shares(facts, 'error_rate', 'error_low', 'error_high')
-    says = '' if rate is None else f"Wrong on {rate:.1%} of {facts.get('valid', 'the')} pictures that it did not learn from"
+    says = '' if rate is None else f"Wrong on {rate:.1%} of {facts.get('valid', 'the')} images that it did not learn from"
     if says and low is not None and high is not None: says += f' (95% sure: {low:.1%} to {high:.1%})'
-    drawn = _DRAWN.strip() if str(facts.get('data')).startswith('drawn') else ''
+    drawn = DRAWN_NOTE.strip() if str(facts.get('data')).startswith('drawn') else ''
     never = 'A kind that it was never shown it often takes for one that it knows; a high probability is not a proof.'
     return ' '.join(s for s in (says and says + '.', never, drawn) if s)
 
@@ -52,10 +53,10 @@ def _names(vocab):
 
 _HINT = '<p class="soft">The answer will stand here, and where the network looked.</p>'
 
-def _says(kind, title, text, pictures=()):
-    "What the page says about a picture, in HTML"
-    shown = ''.join(f'<figure><img src="{picture_src(im, 448)}" alt="{name}"><figcaption>{name}</figcaption></figure>'
-                    for name, im in pictures)
+def _says(kind, title, text, images=()):
+    "What the page says about an image, in HTML"
+    shown = ''.join(f'<figure><img src="{image_src(im, 448)}" alt="{name}"><figcaption>{name}</figcaption></figure>'
+                    for name, im in images)
     return (f'<section class="says {kind}" role="status"><h2>{escape(title)}</h2><p>{escape(text)}</p>'
             f'<div class="looked">{shown}</div></section>')
 
@@ -64,20 +65,20 @@ def _problem(problem): return _says('problem', 'No answer', f'This file cannot b
 def page_answer(
     predictor:Predictor, # that knows
     file, # an image, as `Predictor.predict` takes it, or None
-) -> tuple: # (HTML in words and pictures, class -> probability; None where there is no answer)
+) -> tuple: # (HTML in words and images, class -> probability; None where there is no answer)
     "Return what the page shows for `file`"
     if file is None: return _HINT, None
     try: seen = Image.fromarray(predictor.prepare(file).permute(1, 2, 0).numpy())
     except ImageProblem as e: return _problem(e), None
     guess, names = predictor.predict(seen), _names(predictor.bundle.vocab)
-    pictures = [('what it saw', seen)]
-    try: pictures += [('where it looked', predictor.look(seen, guess.label)[1])]
+    images = [('what it saw', seen)]
+    try: images += [('where it looked', predictor.look(seen, guess.label)[1])]
     except NoSpatialMaps: pass # a transformer, whose body has no maps with places
     probs, name = {names[k]: p for k, p in guess.probs.items()}, names[guess.label]
     sure = f'{guess.probability:.0%}' if guess.probability < .995 else 'over 99%'
-    if not guess.none_of_these: return _says('known', name, f'with a probability of {sure}', pictures), probs
+    if not guess.none_of_these: return _says('known', name, f'with a probability of {sure}', images), probs
     text = f'It looks like nothing that the network knows. The best guess is {name}, with {sure}.'
-    return _says('none', 'None of these', text, pictures), probs
+    return _says('none', 'None of these', text, images), probs
 
 # %% ../../nbs/api/deploy.demo.ipynb #5ab01e06
 def _drawn(bundle, n=6):
@@ -105,7 +106,7 @@ class _Page:
         self.told = dict(
             title=title, lead=f'The answer is one of {len(known)} kinds' + (', or none of these.' if none else '.'), kinds=known,
             limits=limits(predictor.bundle), privacy=_PRIVACY, hint=Markup(_HINT), version=__version__, # noqa: S704 our own
-            examples=[picture_src(open_image(data), 160) for data in examples])
+            examples=[image_src(open_image(data), 160) for data in examples])
 
     async def page(self, request):
         from starlette.responses import HTMLResponse

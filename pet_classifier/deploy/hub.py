@@ -17,9 +17,9 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 from huggingface_hub.utils import logging, validate_repo_id
 
 from .. import __version__
-from ..model.bundle import _FILES, load_bundle
-from ..data.images import listed
 from ..core.files import printable
+from ..data.images import listed
+from ..model.bundle import BUNDLE_FILES, load_bundle
 
 # %% ../../nbs/api/deploy.hub.ipynb #9b0dbfbc
 def check_repo(
@@ -34,7 +34,7 @@ def check_repo(
 def _ready(folder):
     "The bundle in `folder`, if all that a push needs is there"
     bundle = load_bundle(folder)
-    if lost := [f for f in _FILES if not (folder/f).is_file()]:
+    if lost := [f for f in BUNDLE_FILES if not (folder/f).is_file()]:
         raise FileNotFoundError(f"'{folder}' has no {listed(lost)}, which would be its page on the Hub; save the bundle anew")
     if is_offline_mode(): raise ConnectionError('HF_HUB_OFFLINE is set, and a push needs the network; unset it to push')
     if get_token() is None:
@@ -91,6 +91,6 @@ def push_to_hub(
     if private != there:
         way = 'or make it public on its page' if there else 'or push with private=False (--public)'
         raise ValueError(f"'{repo}' is there already, and {'private' if there else 'public'}; push to a new name, {way}")
-    files = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder/name) for name in _FILES]
+    files = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder/name) for name in BUNDLE_FILES]
     with _talking(repo): api.create_commit(repo, files, commit_message=f'{what}, by pet_classifier {__version__}')
     return url

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from joblib.externals.loky import ProcessPoolExecutor
 
-from ..core.files import printable, replacing
+from ..core.files import atomic_write, printable
 
 # %% ../../nbs/api/deploy.parts.ipynb #1b64b192
 def part_file(
@@ -55,7 +55,7 @@ class PartWriter:
         shown = pa.array([name.decode(errors='backslashreplace') for name in names], pa.string())
         numbers = pa.array(range(first, first + len(names)), pa.int64())
         rows = rows.add_column(0, 'file', shown).add_column(0, 'number', numbers)
-        with replacing(part_file(self.folder, part)) as temporary: pq.write_table(rows, temporary)
+        with atomic_write(part_file(self.folder, part)) as temporary: pq.write_table(rows, temporary)
 
 # %% ../../nbs/api/deploy.parts.ipynb #5a1e0002
 TRIES = 3 # how often an image may end a process that does nothing but open it, before it is named

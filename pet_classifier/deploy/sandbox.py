@@ -17,8 +17,8 @@ from pathlib import Path
 
 import torch
 
+from ..data.crops import load_image
 from ..data.images import ImageProblem
-from ..data.crops import read_square
 
 # %% ../../nbs/api/deploy.sandbox.ipynb #5b130006
 def _restrict(seconds, megabytes):
@@ -33,7 +33,7 @@ def _restrict(seconds, megabytes):
 
 def _decoded(data, size):
     "The answer for the image in the bytes `data`: a line of JSON and the square's numbers, or the problem"
-    try: square, problem = read_square(data, size).permute(1, 2, 0).contiguous(), None
+    try: square, problem = load_image(data, size).permute(1, 2, 0).contiguous(), None
     except ImageProblem as e: problem = None if isinstance(e.__cause__, MemoryError) else e.reason
     except (MemoryError, RuntimeError): problem = None # torch's word for no memory is RuntimeError
     else: return b'{}\n' + square.numpy().tobytes()
@@ -50,7 +50,7 @@ def _child(line, size, seconds, megabytes):
     finally: os._exit(0)
 
 def work(
-    size:int, # side of the squares, in pixels
+    size:int, # side of the crops, in pixels
     seconds:int, # an image may take
     megabytes:int, # an image may take
 ):
@@ -67,7 +67,7 @@ def work(
 class Sandbox:
     "Decode untrusted images in another process; a context manager, or `close` ends it"
     def __init__(self,
-        size:int, # side of the squares, in pixels
+        size:int, # side of the crops, in pixels
         at_once:int=4, # images at a time; others wait
         seconds:int=10, # an image may take, before it is refused
         megabytes:int=1500, # an image may take, before it is refused
@@ -77,7 +77,8 @@ class Sandbox:
 
     def _start(self):
         self.orders, theirs = socket.socketpair()
-        code = f'import sys; sys.path[:] = {sys.path!r}; from pet_classifier.deploy.sandbox import work; work{(self.size, *self.limits)}'
+        code = (f'import sys; sys.path[:] = {sys.path!r}; from pet_classifier.deploy.sandbox import work; '
+                f'work{(self.size, *self.limits)}')
         env = os.environ | dict(OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1') # a process that forks has one thread
         with theirs: self.process = subprocess.Popen( # noqa: S603 our own code
             [sys.executable, '-c', code], env=env, stdin=theirs, stdout=subprocess.DEVNULL)
@@ -100,9 +101,9 @@ class Sandbox:
 
     def __call__(self,
         data:bytes, # of an image file
-    ) -> torch.Tensor: # uint8, 3 x size x size, as `read_square` gives it
+    ) -> torch.Tensor: # uint8, 3 x size x size, as `load_image` gives it
         "Return the square of the image in `data`; an `ImageProblem` if there is none, or it takes too much time or memory"
-        if not hasattr(os, 'fork'): return read_square(data, self.size)
+        if not hasattr(os, 'fork'): return load_image(data, self.size)
         with self.turn: head, _, numbers = self._ask(data).partition(b'\n')
         reason = json.loads(head or b'{"problem": null}').get('problem', '')
         if reason is None: reason = 'opening it takes more than {} seconds or {:,} MB'.format(*self.limits)

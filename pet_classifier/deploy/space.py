@@ -11,10 +11,11 @@ import sys
 from pathlib import Path
 
 from .. import __version__
-from ..model.bundle import _FILES, harmless, load_bundle
-from .demo import limits
+from ..core.files import atomic_write_dir
+from ..core.html import escape_markup
 from ..data.images import listed
-from ..core.files import replacing_dir
+from .demo import limits
+from ..model.bundle import BUNDLE_FILES, load_bundle
 
 # %% ../../nbs/api/deploy.space.ipynb #5ab02e02
 _DOCKER = '''FROM python:{python}-slim
@@ -37,7 +38,7 @@ app_port: 7860
 # What is on this photo?
 
 A photo in, one of {n} kinds out, and where the network looked. {limits}
-The pictures that it learned from: {data} ({licence}). More about it stands in `model/README.md`.
+The images that it learned from: {data} ({licence}). More about it stands in `model/README.md`.
 
 On this machine, `pip install -r requirements.txt` and `pet-classifier demo model`. For everybody, as a Space on the Hugging Face
 Hub:
@@ -62,13 +63,13 @@ def write_space(
         'requirements.txt': _REQUIREMENTS.format(version=__version__),
         '.gitattributes': '*.safetensors filter=lfs diff=lfs merge=lfs -text\n',
         'README.md': _README.format(
-            n=len(loaded.vocab), limits=harmless(limits(loaded)), data=harmless(facts.get('data', 'not known')),
-            version=__version__, licence=harmless(facts.get('data_licence', 'whose they are is not known')))}
+            n=len(loaded.vocab), limits=escape_markup(limits(loaded)), data=escape_markup(facts.get('data', 'not known')),
+            version=__version__, licence=escape_markup(facts.get('data_licence', 'whose they are is not known')))}
     there = sorted(f.name for f in folder.iterdir()) if folder.is_dir() else []
     if there and there not in (sorted([*texts, 'model']), _BEFORE):
         raise FileExistsError(f"'{folder}' holds what is no Space ({listed(there)}) and would be replaced; give a new folder")
-    with replacing_dir(folder) as new:
+    with atomic_write_dir(folder) as new:
         for name, text in texts.items(): (new/name).write_text(text, encoding='utf-8')
         (new/'model').mkdir()
-        for name in _FILES: shutil.copyfile(bundle/name, new/'model'/name)
+        for name in BUNDLE_FILES: shutil.copyfile(bundle/name, new/'model'/name)
     return folder

@@ -9,8 +9,8 @@ __all__ = ['Rates', 'imbalance_text']
 import numpy as np
 from sklearn import metrics
 
-from .calibration import error_interval
 from ..data.images import listed
+from .calibration import error_interval
 
 # %% ../../nbs/api/evaluation.rates.ipynb #5718b76f
 class Rates:
@@ -21,18 +21,18 @@ class Rates:
 
     @property
     def preds(self) -> np.ndarray:
-        "The number of the class that each picture was taken for"
+        "The number of the class that each image was taken for"
         return self.probs.argmax(1)
 
     @property
     def losses(self) -> np.ndarray:
-        "The cross-entropy of each picture"
+        "The cross-entropy of each image"
         p = self.probs[np.arange(len(self.targets)), self.targets]
         return -np.log(np.maximum(p, np.finfo(np.float32).tiny)) # a probability of exactly 0 would be an infinite loss
 
     @property
     def error_rate(self) -> float:
-        "The share of pictures taken for another class than theirs"
+        "The share of images taken for another class than theirs"
         return float((self.preds != self.targets).mean())
 
     @property

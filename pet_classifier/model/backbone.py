@@ -4,24 +4,28 @@
 
 # %% auto #0
 __all__ = ['TORCHVISION', 'TIMM_NAMES', 'HEADS', 'check_arch', 'timm_network', 'TimmBackbone', 'UnitLength', 'linear_head',
-           'make_body', 'build_model', 'not_finite', 'native_size', 'check_backbone']
+           'make_body', 'build_model', 'not_finite', 'color_stats', 'native_size', 'check_backbone']
 
 # %% ../../nbs/api/model.backbone.ipynb #af7433e3
 from difflib import get_close_matches
 from functools import lru_cache
+from typing import Any
 
 import timm
 import torch
-from fastai.callback.hook import num_features_model
 from fastai.layers import AdaptiveConcatPool2d, Flatten
-from fastai.vision.learner import add_head, create_body, model_meta
 from torch import nn
 from torch.nn.functional import normalize
+from torchvision.models import get_model
 
 from .network import Network
 
 # %% ../../nbs/api/model.backbone.ipynb #566ecf74
-TORCHVISION = {f.__name__: f for f in model_meta if f.__module__.startswith('torchvision')}
+TORCHVISION = { # name -> (how many of the last children are the classifier, feature maps), as in fastai's `model_meta`
+    **dict.fromkeys(['resnet18', 'resnet34'], (2, 512)), **dict.fromkeys(['resnet50', 'resnet101', 'resnet152'], (2, 2048)),
+    **dict.fromkeys(['vgg11_bn', 'vgg13_bn', 'vgg16_bn', 'vgg19_bn'], (2, 512)),
+    **dict.fromkeys(['squeezenet1_0', 'squeezenet1_1'], (1, 512)), 'alexnet': (2, 256),
+    'densenet121': (1, 1024), 'densenet161': (1, 2208), 'densenet169': (1, 1664), 'densenet201': (1, 1920)}
 TIMM_NAMES = {'efficientnet_lite0': 'tf_efficientnet_lite0'} # names of ours -> timm's
 
 def check_arch(
@@ -75,7 +79,7 @@ class UnitLength(nn.Module):
 HEADS = 'linear', 'fastai'
 
 def linear_head(
-    n_features:int, # numbers a picture after pooling: twice the feature maps
+    n_features:int, # numbers per image after pooling: twice the feature maps
     n_out:int, # classes
     pool:bool=True, # begin with pooling? False for a body that does it itself
 ) -> nn.Sequential: # pooling, `UnitLength`, and a linear layer of zeros
@@ -93,9 +97,8 @@ def make_body(
     if arch not in TORCHVISION:
         body = TimmBackbone(TIMM_NAMES.get(arch, arch))
         return body, body.model.num_features, body.has_maps
-    make = TORCHVISION[arch]
-    body = create_body(make(weights=None), pretrained=False, cut=model_meta[make]['cut'])
-    return body, num_features_model(nn.Sequential(*body.children())), True
+    cut, n_features = TORCHVISION[arch]
+    return nn.Sequential(*list(get_model(arch, weights=None).children())[:-cut]), n_features, True
 
 def build_model(
     arch:str, # name of the architecture
@@ -105,7 +108,9 @@ def build_model(
     "Return the body of `arch` and a head on it"
     if head not in HEADS: raise ValueError(f"head={head!r}: expected one of {', '.join(HEADS)}")
     body, n_features, has_maps = make_body(arch)
-    if head == 'fastai': return Network(*add_head(body, n_features, n_out, pool=has_maps))
+    if head == 'fastai':
+        from fastai.vision.learner import add_head # which imports fastai's training code
+        return Network(*add_head(body, n_features, n_out, pool=has_maps))
     return Network(body, linear_head(n_features*(1 + has_maps), n_out, pool=has_maps))
 
 # %% ../../nbs/api/model.backbone.ipynb #35371a03
@@ -114,6 +119,17 @@ def not_finite(
 ) -> list: # names
     "Return which tensors hold a number that is NaN or infinite"
     return [name for name, tensor in state.items() if not tensor.float().isfinite().all()]
+
+# %% ../../nbs/api/model.backbone.ipynb #f80e11db
+def color_stats(
+    arch:str, # name of the architecture
+) -> tuple: # (mean, std), each of red, green and blue, on a scale of 0 to 1
+    "Return the channel statistics that the pretrained body of `arch` expects its input to be normalized with"
+    if arch in TORCHVISION: mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225) # of ImageNet
+    else:
+        cfg: Any = timm.get_pretrained_cfg(TIMM_NAMES.get(arch, arch))
+        mean, std = cfg.mean, cfg.std
+    return tuple(mean), tuple(std)
 
 # %% ../../nbs/api/model.backbone.ipynb #da3a4398
 def _trial(arch, size):

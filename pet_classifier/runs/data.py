@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from ..model.backbone import check_backbone
+from ..core.files import printable
 from ..data.images import ImageProblem, listed
-from .folder import RunConfig, has_split, recorded_split
 from ..data.sources import labelled_images
 from ..data.splits import check_split, load_split, official_split, random_split
-from ..core.files import printable
+from ..model.backbone import check_backbone
+from .folder import RunConfig, has_split, recorded_split
 from ..training.fine_tuning import check_rates
 
 # %% ../../nbs/api/runs.data.ipynb #b16bbe5a
@@ -72,7 +72,7 @@ def run_data(
     images = labelled_images(data, config.pattern, **how)
     for row in images.broken.itertuples(): say(printable(f'left out: {row.file.name}: {row.problem}'))
     for note in images.notes: say(note)
-    if images.skipped: say(f'left out: {len(images.skipped)} hidden or no pictures by their names: {listed(images.skipped)}')
+    if images.skipped: say(f'left out: {len(images.skipped)} hidden or no images by their names: {listed(images.skipped)}')
     root = Path(os.path.commonpath([Path(f).parent for f in images.table.file]))
     table = recorded_split(out, images.table, root) if resume else None
     noted = table is not None and has_split(out, table, root)

@@ -15,8 +15,8 @@ from fastai.data.core import DataLoaders
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from ..core.files import atomic_write, printable
 from ..evaluation.interpretation import PetInterpretation
-from ..core.files import printable, replacing
 
 # %% ../../nbs/api/runs.figures.ipynb #ff79de56
 @contextmanager
@@ -67,7 +67,7 @@ def save_figure(
 ):
     "Write `fig` to `file`, whole or not at all"
     try:
-        with replacing(file) as temporary: fig.savefig(temporary, dpi=90, bbox_inches='tight')
+        with atomic_write(file) as temporary: fig.savefig(temporary, dpi=90, bbox_inches='tight')
     finally: plt.close(fig)
 
 # %% ../../nbs/api/runs.figures.ipynb #358f45d2

@@ -20,9 +20,9 @@ from typing import Any
 
 import pandas as pd
 
+from ..core.files import is_stale_folder, write_csv, write_json
 from ..data.images import ImageProblem, listed
 from ..data.splits import check_split, load_split, save_split
-from ..core.files import is_leftover, write_csv, write_json
 
 # %% ../../nbs/api/runs.folder.ipynb #1a5869da
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def check_out(
     out = Path(out)
     if out.is_file(): raise NotADirectoryError(f"'{out}' is a file; a run needs a folder")
     begun = (out/BEGUN).is_file()
-    there = out.exists() and any(f.name != '.lock' and not is_leftover(f) for f in out.iterdir())
+    there = out.exists() and any(f.name != '.lock' and not is_stale_folder(f) for f in out.iterdir())
     if there and not resume:
         way_out = 'resume it (--resume), or choose a new folder' if begun else 'choose a new folder'
         raise FileExistsError(f"'{out}' is not empty; a run never overwrites another: {way_out}")

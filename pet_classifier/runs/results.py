@@ -81,17 +81,17 @@ def image_folder(
 def read_run(
     run, # folder of a run
     data=None, # folder of the images, if they have moved since
-) -> tuple: # (metrics, history, `PetInterpretation`, {'doubts': DataFrame or None, 'duplicates': DataFrame or None})
+) -> tuple: # (metrics, history, `PetInterpretation`, {'issues': DataFrame or None, 'duplicates': DataFrame or None})
     "Return what a run found out, checked"
     run = Path(run)
     if lost := [n for n in ('metrics.json', 'history.csv', 'predictions.csv', 'model/config.json') if not (run/n).is_file()]:
         raise FileNotFoundError(f"'{run}' is not the folder of a finished run: there is no {', '.join(lost)}")
     metrics = read_metrics(run)
-    names = read_table(run/'predictions.csv', ('file', 'label'), ('score',)).file.tolist()
+    names = read_table(run/'predictions.csv', ('file', 'label'), ('max_logit',)).file.tolist()
     if not names: raise ValueError(f"predictions.csv in '{run}' is empty")
     try: interp = load_predictions(run/'predictions.csv', image_folder(run, metrics, names, data))
     except ValueError as e: raise ValueError(f"predictions.csv in '{run}' cannot be used: {e}") from e
-    columns = dict(doubts=(('file', 'label', 'looks_like'), ('probability', 'other_probability'), ('suspect',)),
+    columns = dict(issues=(('file', 'label', 'predicted_label'), ('self_confidence', 'predicted_probability'), ('is_issue',)),
                    duplicates=(('file', 'other'), (), ('across_split',)))
     tables = {k: read_table(run/f'{k}.csv', *v) if (run/f'{k}.csv').is_file() else None for k, v in columns.items()}
     history = read_table(run/'history.csv', ('stage',), ('train_loss', 'valid_loss'))

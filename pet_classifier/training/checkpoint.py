@@ -23,7 +23,7 @@ from fastai.learner import Learner
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..core.files import replacing
+from ..core.files import atomic_write
 
 # %% ../../nbs/api/training.checkpoint.ipynb #086199d4
 def random_state(
@@ -69,7 +69,7 @@ def write_tensors(
 ):
     "Write weights and a hash of them, whole or not at all"
     tensors, text = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, json.dumps(told)
-    with replacing(file) as temporary:
+    with atomic_write(file) as temporary:
         try: save_file(tensors, temporary, metadata={kind: text, 'sha256': tensors_hash(text, tensors)})
         except SafetensorError as e: # what the disk refused is in its text
             number = re.search(r'os error (\d+)', str(e))

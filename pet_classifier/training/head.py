@@ -18,10 +18,11 @@ from fastai.torch_core import no_random, params
 from fastcore.foundation import L
 from torch.utils.data import TensorDataset
 
-from .checkpoint import Checkpoint, keeping
 from ..core.device import fast_math, number_batches
-from ..model.features import cached_features, split_head
 from ..core.keywords import refuse_unknown
+from ..model.features import split_head
+from .checkpoint import Checkpoint, keeping
+from .learner_features import training_features
 
 # %% ../../nbs/api/training.head.ipynb #024a72b4
 class RowsDL(TfmdDL):
@@ -33,7 +34,7 @@ class RowsDL(TfmdDL):
 def feature_loaders(
     train:TensorDataset, # features and classes
     valid:TensorDataset, # features and classes
-    bs:int, # rows a batch, at most
+    bs:int, # rows per batch, at most
     device:torch.device, # where they go
 ) -> DataLoaders: # batches of features
     "fastai `DataLoaders` over features, in even batches"
@@ -61,11 +62,11 @@ def one_thread():
 @contextmanager
 def on_features(
     learn:Learner, # as `pet_learner` makes it
-    bs:int=64, # rows a batch, at most
-    views:int=1, # of each training picture
+    bs:int=64, # rows per batch, at most
+    views:int=1, # of each training image
 ):
-    "Inside, `learn` is only its head, and its data are what the body makes of the pictures"
-    train, valid = cached_features(learn, views)
+    "Inside, `learn` is only its head, and its data are what the body makes of the images"
+    train, valid = training_features(learn, views)
     data = feature_loaders(train, valid, bs, learn.dls.device)
     names = 'model', 'dls', 'splitter', 'opt', 'opt_func'
     kept = {name: getattr(learn, name) for name in names}
@@ -79,8 +80,8 @@ def on_features(
 
 # %% ../../nbs/api/training.head.ipynb #44ec0855
 def default_epochs(
-    n_train:int, # training pictures
-    bs:int=64, # pictures a batch
+    n_train:int, # training images
+    bs:int=64, # images per batch
 ) -> int: # epochs
     "Four epochs, or as many as 180 steps need"
     return max(4, ceil(180/ceil(n_train/bs)))
@@ -88,16 +89,16 @@ def default_epochs(
 @refuse_unknown
 def fit_head(
     learn:Learner, # as `pet_learner` makes it
-    epochs:int|None=None, # times through the training pictures; None: `default_epochs`
+    epochs:int|None=None, # times through the training images; None: `default_epochs`
     lr:float|None=None, # highest learning rate of the cycle; None: 0.05 for a head of one layer, 0.005 for fastai's
     bs:int=64, # features a batch, at most
     seed:int=2, # for the order of the features and for dropout
-    views:int=1, # of each training picture: the middle, and `views`-1 augmented ones
+    views:int=1, # of each training image: the middle, and `views`-1 augmented ones
     checkpoint:Checkpoint|None=None, # keeps each epoch, and goes on behind those it holds
 ):
     "Train the head of `learn` by one cycle, on features that the frozen body computes once; leaves `learn` frozen"
     if epochs is not None and epochs < 1:
-        raise ValueError(f'epochs={epochs}: expected at least 1, or None to let the number of pictures decide')
+        raise ValueError(f'epochs={epochs}: expected at least 1, or None to let the number of images decide')
     if bs < 2: raise ValueError(f'bs={bs}: expected at least 2, for a batch of one cannot be normalised by its own statistics')
     learn.freeze()
     learn.epoch_table.stage = 'head'

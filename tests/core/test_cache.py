@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from pet_classifier.cli import main
-from pet_classifier.core.cache import cache_limit, cache_table, clear_cache, computed_dir, make_room, picture_ids, touch
+from pet_classifier.core.cache import cache_limit, cache_table, clear_cache, computed_dir, make_room, touch
+from pet_classifier.data.image_ids import image_ids
 from pet_classifier.data.images import ImageProblem
 
 
@@ -37,32 +38,32 @@ def test_tests_never_write_into_the_users_cache():
     assert os.environ['PET_CLASSIFIER_CACHE'] and not computed_dir().is_relative_to(users)
 
 
-def test_a_picture_keeps_its_name_until_it_changes(tmp_path, monkeypatch):
+def test_an_image_keeps_its_name_until_it_changes(tmp_path, monkeypatch):
     file, other = tmp_path/'a.jpg', tmp_path/'b.jpg'
     for f in file, other:
         f.write_bytes(b'one')
         os.utime(f, ns=(10**18, 10**18))
-    first, second = picture_ids([file, other])
+    first, second = image_ids([file, other])
     assert first != second and len(bytes.fromhex(first)) == 16
     monkeypatch.chdir(tmp_path)
-    assert picture_ids(['b.jpg', 'a.jpg']) == [second, first]  # however the path is written
+    assert image_ids(['b.jpg', 'a.jpg']) == [second, first]  # however the path is written
     seen = {first}
     for content, when in (b'two', 10**18 + 1), (b'three', 10**18), (b'one', 10**18 + 100):
         file.write_bytes(content)
         os.utime(file, ns=(when, when))
-        seen.add(picture_ids([file])[0])
-    assert len(seen) == 4 and picture_ids([other]) == [second]
-    assert picture_ids([]) == []
+        seen.add(image_ids([file])[0])
+    assert len(seen) == 4 and image_ids([other]) == [second]
+    assert image_ids([]) == []
 
 
 def test_a_name_that_is_no_utf8_is_taken(tmp_path):
     file = os.fsdecode(os.fsencode(tmp_path/'a') + b'\xff.jpg')
     with open(file, 'wb') as f: f.write(b'x')
-    assert len(picture_ids([file])[0]) == 32
+    assert len(image_ids([file])[0]) == 32
 
 
-def test_a_picture_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(ImageProblem, match='gone.jpg: cannot be reached: No such file'): picture_ids([tmp_path/'gone.jpg'])
+def test_an_image_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ImageProblem, match='gone.jpg: cannot be reached: No such file'): image_ids([tmp_path/'gone.jpg'])
 
 
 @pytest.mark.parametrize('text, limit', [(None, 5*10**9), ('', 5*10**9), ('0', 0), ('0.25', 25*10**7), ('2', 2*10**9),
@@ -133,20 +134,20 @@ def test_folders_are_left_alone(fresh_cache, limit):
 
 
 def test_the_table_counts_each_kind_and_clearing_says_how_much(fresh_cache):
-    for name, n in ('squares-1.npy', 2000), ('squares-2.npy', 1000), ('features-1.safetensors', 500), ('.squares-1-ab.npy', 7):
+    for name, n in ('crops-1.npy', 2000), ('crops-2.npy', 1000), ('features-1.safetensors', 500), ('.decoded-1-ab.npy', 7):
         put(fresh_cache, name, n, 10)
     table = cache_table().set_index('kind')
-    assert table.files.to_dict() == dict(squares=2, features=1, unfinished=1)
-    assert table.megabytes.to_dict() == pytest.approx(dict(squares=3e-3, features=5e-4, unfinished=7e-6))
+    assert table.files.to_dict() == dict(crops=2, features=1, unfinished=1)
+    assert table.megabytes.to_dict() == pytest.approx(dict(crops=3e-3, features=5e-4, unfinished=7e-6))
     assert clear_cache() == 3507 and names(fresh_cache) == [] and cache_table().empty and clear_cache() == 0
 
 
 def test_the_command_line_shows_and_clears(fresh_cache, capsys):
-    put(fresh_cache, 'squares-1.npy', 2_000_000, 10)
+    put(fresh_cache, 'crops-1.npy', 2_000_000, 10)
     assert main(['cache']) == 0
     out, err = capsys.readouterr()
     assert out == 'kind,files,megabytes\nsquares,1,2.0\n' and err == f'{fresh_cache}, at most 5 GB (PET_CLASSIFIER_CACHE_GB)\n'
-    assert names(fresh_cache) == ['squares-1.npy']
+    assert names(fresh_cache) == ['crops-1.npy']
     assert main(['cache', '--clear']) == 0
     assert '2.0 MB deleted' in capsys.readouterr().err and names(fresh_cache) == []
 

@@ -64,7 +64,7 @@ def test_version_stands_on_the_root(capsys):
 
 def program(code, shell='', **kwargs):
     "A process that runs `run` with `code` as its `main`, without anything heavy; `shell` stands behind the command"
-    code = ('import sys, types\nfrom pet_classifier import entry\n'
+    code = ('import sys, types\nfrom pet_classifier import entry\nfrom pet_classifier.core import console\n'
             'cli = sys.modules["pet_classifier.cli"] = types.ModuleType("cli")\n'
             f'def main():\n    {code}\ncli.main = main\nentry.run()')
     return subprocess.Popen(['/bin/sh', '-c', f'exec "$0" -c "$1" {shell}', sys.executable, code], text=True,

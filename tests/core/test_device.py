@@ -25,7 +25,7 @@ def test_a_card_is_given_its_number(monkeypatch):
     monkeypatch.setattr('torch.cuda.device_count', lambda: 2)
     monkeypatch.setattr('torch.cuda.current_device', lambda: 1)
     assert choose_device('cuda') == torch.device('cuda', 1) and choose_device('cuda:0') == torch.device('cuda', 0)
-    with pytest.raises(ValueError, match="device='cuda:2': .* finds 2 such graphics cards here"): choose_device('cuda:2')
+    with pytest.raises(ValueError, match="device='cuda:2': .* finds 2 such GPUs here"): choose_device('cuda:2')
 
 
 @pytest.mark.parametrize('device', ['gpu', 'cuda:x', 3.5, 'meta', 'xpu'])
@@ -33,10 +33,10 @@ def test_what_is_no_device_is_refused(device):
     with pytest.raises(ValueError, match="expected 'cpu', 'cuda', 'cuda:1' or 'mps'"): choose_device(device)
 
 
-def test_a_device_that_is_not_there_is_refused_before_a_picture_is_opened(tiny_table, monkeypatch):
+def test_a_device_that_is_not_there_is_refused_before_an_image_is_opened(tiny_table, monkeypatch):
     monkeypatch.setattr('torch.cuda.device_count', lambda: 0)
     table = tiny_table.assign(file='nowhere.jpg')
-    with pytest.raises(ValueError, match='finds 0 such graphics cards here; leave `device` out'): loaders(table, device='cuda')
+    with pytest.raises(ValueError, match='finds 0 such GPUs here; leave `device` out'): loaders(table, device='cuda')
     monkeypatch.setattr('torch.backends.mps.is_available', lambda: False)
     with pytest.raises(ValueError, match="device='mps': this machine has none"): loaders(table, device='mps')
 
@@ -87,12 +87,12 @@ def test_who_wants_the_last_digit_gets_it():
     finally: torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='no graphics card here: what needs one is not tested')
-def test_on_a_card_pictures_are_kept_and_trained_on(tiny_table, learner):
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU here: what needs one is not tested')
+def test_on_a_card_images_are_kept_and_trained_on(tiny_table, learner):
     from pet_classifier.training.fine_tuning import fine_tune
     dls = loaders(tiny_table, size=32, bs=4, device='cuda')
     learn = learner(dls)
     fine_tune(learn, 1)
-    assert dls.train.squares.kept.device == dls.device == next(learn.model.parameters()).device
+    assert dls.train.decoded.kept.device == dls.device == next(learn.model.parameters()).device
     there, here = (torch.cat([x.cpu() for x, _ in dl]) for dl in (dls.valid, loaders(tiny_table, size=32, device='cpu').valid))
     assert torch.allclose(there, here)

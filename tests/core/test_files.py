@@ -9,11 +9,11 @@ import pytest
 
 from pet_classifier.core import files, stale_files
 from pet_classifier.core.files import (
+    atomic_write,
+    atomic_write_dir,
     cache_dir,
     printable,
-    remove_leftovers,
-    replacing,
-    replacing_dir,
+    remove_stale_folders,
     write_csv,
     write_json,
     write_text,
@@ -44,7 +44,7 @@ def test_cache_dir_by_default_is_the_users(tmp_path, monkeypatch):
 
 def test_replacing_gives_a_path_beside_with_the_same_name(tmp_path):
     file = tmp_path/'new'/'weights.safetensors'
-    with replacing(file) as p:
+    with atomic_write(file) as p:
         assert (p.parent.parent, p.name) == (file.parent, file.name)
         assert p.parent.name.startswith('.') and not file.exists()
         p.write_bytes(b'1')
@@ -57,7 +57,7 @@ def test_replacing_leaves_the_old_file(tmp_path, stop, old):
     file = tmp_path/'a.txt'
     if old: file.write_text('old')
     with pytest.raises(stop):
-        with replacing(file) as p:
+        with atomic_write(file) as p:
             p.write_text('ne')
             raise stop('now')
     assert names(tmp_path) == (['a.txt'] if old else [])
@@ -116,13 +116,13 @@ def test_an_unwritable_folder(tmp_path):
 def test_nothing_written_is_an_error_and_not_an_empty_file(tmp_path):
     (tmp_path/'a.txt').write_text('old')
     with pytest.raises(FileNotFoundError, match="cannot write 'a.txt'"):
-        with replacing(tmp_path/'a.txt'): pass
+        with atomic_write(tmp_path/'a.txt'): pass
     assert (tmp_path/'a.txt').read_text() == 'old'
 
 
 def test_errors_that_are_not_the_disks_pass_through(tmp_path):
     with pytest.raises(ConnectionRefusedError) as e:
-        with replacing(tmp_path/'a.txt'): raise ConnectionRefusedError(errno.ECONNREFUSED, 'refused')
+        with atomic_write(tmp_path/'a.txt'): raise ConnectionRefusedError(errno.ECONNREFUSED, 'refused')
     assert 'cannot write' not in str(e.value)
 
 
@@ -136,15 +136,15 @@ def test_a_link_is_followed(tmp_path):
 
 def test_replacing_dir_swaps_whole_folders(tmp_path):
     for name in 'first', 'second':
-        with replacing_dir(tmp_path/'deep'/'model') as d: (d/name).write_text(name)
+        with atomic_write_dir(tmp_path/'deep'/'model') as d: (d/name).write_text(name)
     assert names(tmp_path/'deep') == ['model'] and names(tmp_path/'deep'/'model') == ['second']
 
 
 @pytest.mark.parametrize('stop', [ValueError, KeyboardInterrupt])
 def test_replacing_dir_leaves_the_old_folder(tmp_path, stop):
-    with replacing_dir(tmp_path/'model') as d: (d/'old').touch()
+    with atomic_write_dir(tmp_path/'model') as d: (d/'old').touch()
     with pytest.raises(stop):
-        with replacing_dir(tmp_path/'model') as d:
+        with atomic_write_dir(tmp_path/'model') as d:
             (d/'sub').mkdir()
             (d/'sub'/'new').touch()
             raise stop
@@ -155,7 +155,7 @@ def test_replacing_dir_on_a_full_disk(tmp_path, full_disk):
     (tmp_path/'model').mkdir()
     (tmp_path/'model'/'old').touch()
     with pytest.raises(OSError, match="cannot write 'model'.*No space left.*untouched"):
-        with replacing_dir(tmp_path/'model') as d: (d/'new').touch()
+        with atomic_write_dir(tmp_path/'model') as d: (d/'new').touch()
     assert names(tmp_path) == ['model'] and names(tmp_path/'model') == ['old']
 
 
@@ -170,14 +170,14 @@ def test_replacing_dir_puts_the_old_folder_back_when_the_move_fails(tmp_path, mo
     monkeypatch.setattr(os, 'replace', second_fails)
     monkeypatch.setattr(files, '_exchange', lambda a, b: False)
     with pytest.raises(PermissionError, match='untouched'):
-        with replacing_dir(tmp_path/'model') as d: (d/'new').touch()
+        with atomic_write_dir(tmp_path/'model') as d: (d/'new').touch()
     assert names(tmp_path) == ['model'] and names(tmp_path/'model') == ['old']
 
 
 def test_replacing_dir_does_not_eat_a_file(tmp_path):
     (tmp_path/'model').write_text('mine')
     with pytest.raises(NotADirectoryError, match="cannot write 'model'"):
-        with replacing_dir(tmp_path/'model') as d: (d/'new').touch()
+        with atomic_write_dir(tmp_path/'model') as d: (d/'new').touch()
     assert (tmp_path/'model').read_text() == 'mine'
 
 
@@ -247,7 +247,7 @@ def test_no_file_of_the_users_own_is_ever_deleted(tmp_path, name):
         folder.mkdir(exist_ok=True)
         (folder/name).mkdir() if name.endswith(('26', 'd')) else (folder/name).write_text('mine')
     write_text(tmp_path/'a.txt', 'new')
-    remove_leftovers(tmp_path)
+    remove_stale_folders(tmp_path)
     assert (tmp_path/name).exists() and (tmp_path/'sub'/name).exists()
 
 
@@ -267,7 +267,7 @@ def test_what_a_dead_process_left_goes_at_the_next_write(tmp_path, kwargs, stays
     near, deep = left_by(tmp_path, **kwargs), left_by(tmp_path/'sub', **kwargs)
     write_text(tmp_path/'b.txt', 'new')
     assert near.exists() == stays and deep.exists()
-    remove_leftovers(tmp_path)
+    remove_stale_folders(tmp_path)
     assert near.exists() == deep.exists() == stays
 
 
@@ -276,7 +276,7 @@ def test_a_link_of_that_name_is_not_followed(tmp_path):
     (tmp_path/'mine'/'thesis').touch()
     link = tmp_path/f'{stale_files._MARK}{stale_files._here()}-{2**22+1}-0123abcd'
     link.symlink_to(tmp_path/'mine')
-    remove_leftovers(tmp_path)
+    remove_stale_folders(tmp_path)
     assert (tmp_path/'mine'/'thesis').exists() and link.is_symlink()
 
 
@@ -288,7 +288,7 @@ posix = pytest.mark.skipif(os.name == 'nt', reason='Windows has no such modes')
 def test_a_file_keeps_its_mode(tmp_path, mode):
     write_text(tmp_path/'a.txt', 'old')
     (tmp_path/'a.txt').chmod(mode)
-    with replacing(tmp_path/'a.txt') as p:
+    with atomic_write(tmp_path/'a.txt') as p:
         p.write_text('new')
         assert p.parent.stat().st_mode & 0o777 == 0o700  # nobody else reads it meanwhile
     assert (tmp_path/'a.txt').stat().st_mode & 0o7777 == mode
@@ -301,7 +301,7 @@ def test_a_folder_and_its_files_keep_their_modes_and_new_ones_honour_the_umask(t
     old = os.umask(0o027)
     try:
         for text in 'old', 'new':
-            with replacing_dir(tmp_path/'model') as d:
+            with atomic_write_dir(tmp_path/'model') as d:
                 for name in 'a', 'b':
                     (d/name).mkdir()
                     (d/name/'x').write_text(text)
@@ -337,7 +337,7 @@ def test_a_fifo_or_a_device_is_not_replaced(tmp_path, make, kind):
 @pytest.mark.parametrize('exchange', [True, False])
 @pytest.mark.parametrize('calls', [1, 2])
 def test_a_folder_is_old_or_new_and_never_gone_after_a_kill(tmp_path, monkeypatch, exchange, calls):
-    with replacing_dir(tmp_path/'model') as d: (d/'a').write_text('old')
+    with atomic_write_dir(tmp_path/'model') as d: (d/'a').write_text('old')
     if not exchange: monkeypatch.setattr(files, '_exchange', lambda a, b: False)
     if (pid := os.fork()) == 0:
         really, n = os.replace, [0]
@@ -346,23 +346,23 @@ def test_a_folder_is_old_or_new_and_never_gone_after_a_kill(tmp_path, monkeypatc
             if n[0] == calls: os.kill(os.getpid(), 9)
             return really(a, b)
         os.replace = replace
-        with replacing_dir(tmp_path/'model') as d: (d/'a').write_text('new')
+        with atomic_write_dir(tmp_path/'model') as d: (d/'a').write_text('new')
         os._exit(0)
     os.waitpid(pid, 0)
     if exchange and (tmp_path/'model').exists(): assert (tmp_path/'model'/'a').read_text() in ('old', 'new')
-    else: remove_leftovers(tmp_path)  # the next start
+    else: remove_stale_folders(tmp_path)  # the next start
     assert (tmp_path/'model'/'a').read_text() == ('new' if exchange else 'old')
-    with replacing_dir(tmp_path/'model') as d: (d/'a').write_text('newer')
+    with atomic_write_dir(tmp_path/'model') as d: (d/'a').write_text('newer')
     assert names(tmp_path) == ['model'] and (tmp_path/'model'/'a').read_text() == 'newer'
 
 
 def test_a_lock_that_another_machine_left_is_named_with_the_way_out(tmp_path):
-    with files.sole_owner(tmp_path, 'the table'):
+    with files.folder_lock(tmp_path, 'the table'):
         with pytest.raises(BlockingIOError, match=f"another process is writing the table: wait .*delete '{tmp_path}/.lock'"):
-            with files.sole_owner(tmp_path, 'the table'): pass
+            with files.folder_lock(tmp_path, 'the table'): pass
 
 
 def test_a_cache_file_is_not_flushed(tmp_path, monkeypatch):
     monkeypatch.setattr(os, 'fsync', lambda fd: pytest.fail('flushed'))
-    with replacing(tmp_path/'a', sync=False) as p: p.write_text('x')
+    with atomic_write(tmp_path/'a', sync=False) as p: p.write_text('x')
     assert (tmp_path/'a').read_text() == 'x'

@@ -111,9 +111,9 @@ def test_the_averages_are_fastais_to_the_last_bit(learner, tiny_table):
     assert ours.validate() == theirs.validate() and list(ours.recorder.metric_names) == list(theirs.recorder.metric_names)
 
 
-def test_batches_of_another_size_count_for_as_many_pictures_as_they_hold(learner, tiny_table):
+def test_batches_of_another_size_count_for_as_many_images_as_they_hold(learner, tiny_table):
     def validated(bs): return list(learner(loaders(tiny_table, size=32, bs=bs, device='cpu'), head='fastai').validate())
-    assert validated(4) == pytest.approx(validated(6), abs=1e-5)  # of 6 pictures: 4 and 2, or 6
+    assert validated(4) == pytest.approx(validated(6), abs=1e-5)  # of 6 images: 4 and 2, or 6
 
 
 def test_a_metric_of_ones_own_stays_as_it_is(learner):

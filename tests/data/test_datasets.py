@@ -1,4 +1,4 @@
-"Where pictures come from."
+"Where images come from."
 import hashlib
 import sys
 import tarfile
@@ -28,7 +28,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def two_breeds(monkeypatch):
-    "Two breeds, whose pictures are one colour each and quickly drawn."
+    "Two breeds, whose images are one colour each and quickly drawn."
     def draw_pet(breed, seed): return Image.new('RGB', (8, 8), tuple(Random(f'{breed}/{seed}').randbytes(3)))  # noqa: S311
     monkeypatch.setattr(drawing, 'BREEDS', ('Birman', 'pug'))
     monkeypatch.setattr(drawing, 'draw_pet', draw_pet)
@@ -59,7 +59,7 @@ def test_the_sample_is_drawn_into_an_empty_folder_only(tmp_path, two_breeds):
 
 
 @pytest.mark.parametrize('n', [0, -1])
-def test_no_picture_a_breed_is_refused(tmp_path, n):
+def test_no_image_a_breed_is_refused(tmp_path, n):
     with pytest.raises(ValueError, match=f'per_breed={n}'): draw_sample(tmp_path/'pets', per_breed=n)
     assert not (tmp_path/'pets').exists()
 

@@ -1,4 +1,4 @@
-"Listing pictures, opening them, saying what is wrong with them, and finding copies."
+"Listing images, opening them, saying what is wrong with them, and finding copies."
 import io
 import os
 import pickle
@@ -24,7 +24,7 @@ from pet_classifier.data.images import (
 
 
 def scene(seed=0, size=(120, 90)):
-    "A picture that is not its own mirror image: soft blobs of colour."
+    "An image that is not its own mirror image: soft blobs of colour."
     small = np.random.default_rng(seed).integers(0, 256, (6, 8, 3)).astype(np.uint8)
     return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
 
@@ -41,7 +41,7 @@ def png_header(width, height):
 
 @pytest.fixture(scope='module')
 def real():
-    if 'PETS_DIR' not in os.environ: pytest.skip('PETS_DIR is not set: the real pictures are not here')
+    if 'PETS_DIR' not in os.environ: pytest.skip('PETS_DIR is not set: the real images are not here')
     return list_images(os.environ['PETS_DIR'])
 
 
@@ -74,9 +74,9 @@ def test_a_hidden_folder_can_be_asked_for(tmp_path):
 
 @pytest.mark.parametrize('holds, says', [([], 'holds no file'), (['.a.jpg'], 'holds no file'),
                                          (['a.mat', 'b.MAT', 'c.txt', 'd'], 'holds 2 x .mat, 1 x .txt, 1 x no suffix')])
-def test_no_picture(tmp_path, holds, says):
+def test_no_image(tmp_path, holds, says):
     for name in holds: (tmp_path/name).touch()
-    with pytest.raises(ValueError, match='no picture in') as e: list_images(tmp_path)
+    with pytest.raises(ValueError, match='no image in') as e: list_images(tmp_path)
     assert says in str(e.value)
 
 
@@ -194,7 +194,7 @@ def make(kind, file):
     elif kind == 'float': Image.fromarray(np.ones((4, 4), np.float32)).save(file, 'TIFF')
     elif kind != 'missing':
         file.write_bytes({'empty': b'', 'zeros': bytes(5000),
-                          'text': b'not a picture\n' * 50, 'html': b'<!DOCTYPE html><title>404</title>',
+                          'text': b'not an image\n' * 50, 'html': b'<!DOCTYPE html><title>404</title>',
                           'jpeg cut in the header': jpeg.getvalue()[:100], 'jpeg cut': jpeg.getvalue()[:-300],
                           'progressive cut': progressive.getvalue()[:-300],
                           'png cut': png.getvalue()[:len(png.getvalue())//2], 'png bomb': png_header(60_000, 60_000),
@@ -204,8 +204,8 @@ def make(kind, file):
 BROKEN = {
     'missing': 'not there', 'dangling': 'a link to a file that is not there', 'loop': 'cannot be reached', 'folder': 'a folder',
     'pipe': 'not an ordinary file', 'empty': 'empty',
-    'text': 'not a picture (JPEG', 'html': 'not a picture', 'zeros': 'not a picture',
-    'eps': 'not a picture', 'ppm': 'not a picture',
+    'text': 'not an image (JPEG', 'html': 'not an image', 'zeros': 'not an image',
+    'eps': 'not an image', 'ppm': 'not an image',
     'float': '32-bit greys', 'jpeg cut in the header': 'broken or cut off', 'png cut': 'broken or cut off',
     'png lies': 'broken or cut off',
     'jpeg cut': 'broken or cut off: Premature end of JPEG file', 'progressive cut': 'broken or cut off',
@@ -262,7 +262,7 @@ def test_check_images_names_the_broken_ones_only(tmp_path):
 def test_check_images_of_nothing(): assert list(check_images([])) == ['file', 'problem']
 
 
-def test_the_real_pictures_are_fine(real): assert len(real) == 259 and check_images(real).empty
+def test_the_real_images_are_fine(real): assert len(real) == 259 and check_images(real).empty
 
 
 # copies
@@ -285,7 +285,7 @@ def test_copies_are_found_and_others_are_not(tmp_path):
     assert list(found) == ['file', 'other', 'distance'] and found.distance.is_monotonic_increasing and found.distance.max() <= 24
 
 
-def test_a_phone_picture_and_its_upright_copy(tmp_path):
+def test_a_phone_image_and_its_upright_copy(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     scene(3, (300, 200)).transpose(Image.Transpose.ROTATE_90).save(tmp_path/'phone.jpg', exif=exif)
@@ -300,7 +300,7 @@ def test_broken_files_have_no_copies(tmp_path):
 
 
 def test_pairs_across_blocks(tmp_path, monkeypatch):
-    "With more pictures than a block of the comparison holds, each pair is found once."
+    "With more images than a block of the comparison holds, each pair is found once."
     bits = np.where(np.random.default_rng(0).random((1100, 1, 256)) < .5, -1., 1.).repeat(2, 1)
     bits[1050] = bits[3]
     bits[700, 1] = bits[600, 0]
@@ -310,7 +310,7 @@ def test_pairs_across_blocks(tmp_path, monkeypatch):
     assert pairs == {('3', '1050'), ('600', '700')} and (found.distance == 0).all()
 
 
-def test_copies_among_the_real_pictures(real, tmp_path):
+def test_copies_among_the_real_images(real, tmp_path):
     assert near_duplicates(real).empty
     for f in real[::37]: planted(tmp_path/'copies', f.stem, open_image(f))
     found = near_duplicates(real + list_images(tmp_path/'copies'))
@@ -322,7 +322,7 @@ def test_copies_among_the_real_pictures(real, tmp_path):
 def test_a_name_that_says_another_format_is_said_and_no_mistake(tmp_path):
     for name, fmt in {'a.jpg': 'GIF', 'b.JPG': 'WEBP', 'c.jpeg': 'JPEG', 'd.png': 'BMP', 'e.tif': 'TIFF'}.items():
         scene().save(tmp_path/name, fmt)
-    (tmp_path/'f.jpg').write_text('no picture')
+    (tmp_path/'f.jpg').write_text('no image')
     found = check_suffixes(list_images(tmp_path))
     assert [(f.name, p) for f, p in found.values] == [
         ('a.jpg', 'a GIF, though its name ends in .jpg'), ('b.JPG', 'a WEBP, though its name ends in .JPG'),

@@ -67,7 +67,7 @@ def test_labels_become_text(label, text):
 
 @pytest.mark.parametrize('missing', [None, float('nan'), np.nan, pd.NA, pd.NaT, '', '  '])
 def test_missing_labels_are_refused(missing):
-    with pytest.raises(ValueError, match='1 of 3 pictures have no label: b.jpg'):
+    with pytest.raises(ValueError, match='1 of 3 images have no label: b.jpg'):
         label_from_lists(['a.jpg', 'b.jpg', 'c.jpg'], ['x', missing, 'y'])
 
 
@@ -79,16 +79,16 @@ def test_long_lists_are_cut():
 
 def test_nothing_to_label():
     for call in (lambda: label_by_name([]), lambda: label_from_lists([], []), lambda: label_by_function([], str)):
-        with pytest.raises(ValueError, match='no pictures to label'): call()
+        with pytest.raises(ValueError, match='no images to label'): call()
 
 
-def test_a_picture_listed_twice_is_refused():
-    with pytest.raises(ValueError, match='1 of 3 pictures are listed more than once: b.jpg'):
+def test_an_image_listed_twice_is_refused():
+    with pytest.raises(ValueError, match='1 of 3 images are listed more than once: b.jpg'):
         label_from_lists(['a/b.jpg', './a/b.jpg', 'c.jpg'], ['x', 'x', 'y'])
 
 
 def test_one_class_is_refused():
-    with pytest.raises(ValueError, match="2 pictures and one label, 'pug'; .*two classes; preview_pattern"):
+    with pytest.raises(ValueError, match="2 images and one label, 'pug'; .*two classes; preview_pattern"):
         label_by_name(FILES[:2])
     with pytest.raises(ValueError, match="one label, '7'"): label_from_lists(['a', 'b'], [7, 7.])
 
@@ -204,10 +204,10 @@ def test_a_class_may_be_called_train(tmp_path):
     assert label_by_folder(tmp_path).label.tolist() == ['plane', 'train']
 
 
-@pytest.mark.parametrize('extra, says', [('x.png', "1 of 5 pictures lie in no class's folder: x.png"),
-                                         ('valid/x.png', "1 of 5 pictures lie in no class's folder: x.png"),
-                                         ('test/3/x.png', 'beside train/ and valid/ there are pictures in test; move them')])
-def test_pictures_in_the_wrong_place(mnist, extra, says):
+@pytest.mark.parametrize('extra, says', [('x.png', "1 of 5 images lie in no class's folder: x.png"),
+                                         ('valid/x.png', "1 of 5 images lie in no class's folder: x.png"),
+                                         ('test/3/x.png', 'beside train/ and valid/ there are images in test; move them')])
+def test_images_in_the_wrong_place(mnist, extra, says):
     touch(mnist, [extra])
     with pytest.raises(ValueError) as e: label_by_folder(mnist)
     assert says in str(e.value)

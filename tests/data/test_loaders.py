@@ -7,12 +7,13 @@ from fastai.vision.augment import aug_transforms
 from PIL import Image
 
 from pet_classifier.data.augment import default_augment
-from pet_classifier.data.crops import Squares, read_square
+from pet_classifier.data.crops import load_image
+from pet_classifier.data.decoded_images import DecodedImages
 from pet_classifier.data.images import ImageProblem
 from pet_classifier.data.loaders import loaders, presize
 
 
-def pictures(dl): return torch.cat([x for x, _ in dl])
+def images(dl): return torch.cat([x for x, _ in dl])
 
 
 @pytest.fixture
@@ -22,52 +23,52 @@ def small(tiny_table):
 
 
 @pytest.mark.parametrize('n, bs, sizes', [(12, 64, [12]), (12, 12, [12]), (12, 5, [5, 5]), (13, 4, [4, 4, 4]), (13, 12, [12])])
-def test_training_batches_are_all_of_one_size_and_never_of_one_picture(small, tiny_table, n, bs, sizes):
+def test_training_batches_are_all_of_one_size_and_never_of_one_image(small, tiny_table, n, bs, sizes):
     table = tiny_table.copy()
     table.loc[table.index[table.is_valid][:n-12], 'is_valid'] = False
     assert [len(x) for x, _ in small(table, bs=bs).train] == sizes
 
 
-def test_all_validation_pictures_are_there_in_the_order_of_the_table(small, tiny_table):
+def test_all_validation_images_are_there_in_the_order_of_the_table(small, tiny_table):
     dls = small(bs=5)
     valid = tiny_table[tiny_table.is_valid]
     assert [dls.vocab[i] for _, y in dls.valid for i in y] == valid.label.tolist()
     assert dls.vocab == ['blue', 'green', 'red'] and len(dls.valid_ds) + len(dls.train_ds) == len(tiny_table)
 
 
-def test_validation_pictures_are_the_same_on_each_pass(tiny_dls):
-    first = pictures(tiny_dls.valid)
-    assert torch.equal(first, pictures(tiny_dls.valid)) and first.std() > 0.05
+def test_validation_images_are_the_same_on_each_pass(tiny_dls):
+    first = images(tiny_dls.valid)
+    assert torch.equal(first, images(tiny_dls.valid)) and first.std() > 0.05
 
 
-def test_training_pictures_are_another_view_on_each_pass(small):
+def test_training_images_are_another_view_on_each_pass(small):
     dl = small(bs=12).train.new(shuffle=False)
-    one, two = pictures(dl), pictures(dl)
+    one, two = images(dl), images(dl)
     assert one.shape == two.shape == (12, 3, 32, 32) and ((one - two).abs().mean((1, 2, 3)) > 1e-3).all()
 
 
-def test_without_augmentation_training_pictures_are_size_by_size_and_stay_as_they_are(small):
+def test_without_augmentation_training_images_are_size_by_size_and_stay_as_they_are(small):
     dl = small(bs=12, augment=[]).train.new(shuffle=False)
-    one = pictures(dl)
+    one = images(dl)
     assert one.shape == (12, 3, 32, 32)
-    assert torch.equal(one, pictures(dl))
+    assert torch.equal(one, images(dl))
 
 
 @pytest.mark.parametrize('augment, side', [(None, 37), (default_augment(32, do_flip=False), 37), (aug_transforms(size=32), 37),
                                            (aug_transforms(), 32), ([], 32)], ids='default no-flip fastai unsized none'.split())
-def test_transforms_that_make_the_size_get_pictures_to_cut_from(small, augment, side):
+def test_transforms_that_make_the_size_get_images_to_cut_from(small, augment, side):
     dls = small(augment=augment)
     assert all(dl.one_batch()[0].shape[1:] == (3, 32, 32) for dl in dls.loaders)  # which tells the transforms whose they are
-    squares = [next(dl.create_batches(range(4)))[0] for dl in dls.loaders]  # before any batch transform
-    assert [x.shape for x in squares] == [(4, 3, side, side), (4, 3, 32, 32)] and all(x.dtype == torch.uint8 for x in squares)
+    crops = [next(dl.create_batches(range(4)))[0] for dl in dls.loaders]  # before any batch transform
+    assert [x.shape for x in crops] == [(4, 3, side, side), (4, 3, 32, 32)] and all(x.dtype == torch.uint8 for x in crops)
 
 
 def test_without_augmentation_no_colour_is_changed(tmp_path, small, tiny_table):
     for i in range(12): Image.new('RGB', (40, 40), (200, 100, 50)).save(tmp_path/f'{i}.png')
     table = tiny_table.assign(file=[tmp_path/f'{i % 12}.png' for i in range(len(tiny_table))])
-    plain = pictures(small(table, augment=[]).train)
+    plain = images(small(table, augment=[]).train)
     assert torch.allclose(plain, torch.tensor([200, 100, 50.]).view(3, 1, 1)/255, atol=1e-5)
-    assert not torch.allclose(pictures(small(table).train), torch.tensor([200, 100, 50.]).view(3, 1, 1)/255, atol=1e-2)
+    assert not torch.allclose(images(small(table).train), torch.tensor([200, 100, 50.]).view(3, 1, 1)/255, atol=1e-2)
 
 
 @pytest.mark.parametrize('orientation, turned', [(1, None), (3, Image.Transpose.ROTATE_180), (6, Image.Transpose.ROTATE_90),
@@ -79,7 +80,7 @@ def test_a_phone_photo_arrives_upright(small, tiny_table, tmp_path, orientation,
     exif[0x0112] = orientation
     (upright.transpose(turned) if turned is not None else upright).save(tmp_path/'photo.jpg', exif=exif)
     table = tiny_table.assign(file=[tmp_path/'photo.jpg' if v else f for f, v in zip(tiny_table.file, tiny_table.is_valid)])
-    red, _, blue = pictures(small(table).valid)[0]
+    red, _, blue = images(small(table).valid)[0]
     assert red[:15].mean() > 0.9 > 0.1 > red[-15:].mean() and blue[-15:].mean() > 0.9 > 0.1 > blue[:15].mean()
 
 
@@ -97,7 +98,7 @@ def test_a_class_that_is_only_trained_on_keeps_its_place_in_the_vocabulary(small
     assert small(table).vocab == ['blue', 'green', 'red']
 
 
-def test_the_seed_fixes_the_order_of_the_training_pictures(small):
+def test_the_seed_fixes_the_order_of_the_training_images(small):
     def order(seed): return [y.tolist() for _, y in small(seed=seed, augment=[]).train]
     assert order(1) == order(1) != order(3)
 
@@ -112,36 +113,36 @@ def test_the_order_is_another_on_each_pass(small):
 
 
 @pytest.mark.parametrize('size', [24, 40])
-def test_size_is_kept_and_is_that_of_both_kinds_of_pictures(small, size):
+def test_size_is_kept_and_is_that_of_both_kinds_of_images(small, size):
     dls = small(size=size)
     assert dls.size == size
     assert all(dl.one_batch()[0].shape[1:] == (3, size, size) for dl in dls.loaders)
 
 
-def test_a_worker_process_gives_the_same_validation_pictures(small):
+def test_a_worker_process_gives_the_same_validation_images(small):
     dls = small(num_workers=1)
     assert dls.valid.fake_l.num_workers == 1
-    assert torch.equal(pictures(dls.valid), pictures(small(num_workers=0).valid))
-    assert len(pictures(dls.train)) == 12
+    assert torch.equal(images(dls.valid), images(small(num_workers=0).valid))
+    assert len(images(dls.train)) == 12
 
 
 @pytest.mark.parametrize('kwargs', [dict(bs=0), dict(size=0)])
-def test_a_batch_or_a_picture_of_nothing_is_refused(tiny_table, kwargs):
+def test_a_batch_or_an_image_of_nothing_is_refused(tiny_table, kwargs):
     with pytest.raises(ValueError, match=next(iter(kwargs))): loaders(tiny_table, **kwargs)
 
 
 @pytest.mark.parametrize('size', [16, 32, 224])
-def test_training_pictures_are_cut_from_a_seventh_more(size): assert size*1.1 < presize(size) < size*1.2
+def test_training_images_are_cut_from_a_seventh_more(size): assert size*1.1 < presize(size) < size*1.2
 
 
-def test_batches_are_what_fetching_picture_by_picture_gives(small, tiny_table):
+def test_batches_are_what_fetching_image_by_image_gives(small, tiny_table):
     for dl, of_valid in zip(small(augment=[], bs=5).loaders, (False, True)):
         rows = tiny_table[tiny_table.is_valid == of_valid].reset_index(drop=True)
-        expected = torch.stack([read_square(f, 32) for f in rows.file])
+        expected = torch.stack([load_image(f, 32) for f in rows.file])
         for numbers in [0, 3, 2, 5, 1], [4, 4, 0, 1, 2]:
             x, y = next(dl.create_batches(numbers))
             assert torch.equal(x, expected[numbers]) and [dl.vocab[i] for i in y] == rows.label[numbers].tolist()
-            dl.squares = None  # and decoded anew
+            dl.decoded = None  # and decoded anew
         x, y = next(iter(dl.new(shuffle=False)))
         assert torch.equal(x, expected[:5]/255) and [dl.vocab[i] for i in y] == rows.label[:5].tolist()
         slowly = dl.new(shuffle=False)
@@ -150,27 +151,27 @@ def test_batches_are_what_fetching_picture_by_picture_gives(small, tiny_table):
         assert (x - theirs).abs().mean() < 2/255 and torch.equal(labels, y)
 
 
-def test_training_batches_hold_each_picture_once_with_its_own_label(small, tiny_table):
+def test_training_batches_hold_each_image_once_with_its_own_label(small, tiny_table):
     rows = tiny_table[~tiny_table.is_valid]
-    expected = {read_square(f, 32).numpy().tobytes(): label for f, label in zip(rows.file, rows.label)}
+    expected = {load_image(f, 32).numpy().tobytes(): label for f, label in zip(rows.file, rows.label)}
     dls = small(augment=[])
     seen = [((x*255).round().byte().numpy().tobytes(), dls.vocab[i]) for xs, ys in dls.train for x, i in zip(xs, ys)]
     assert sorted(seen) == sorted(expected.items())
 
 
-def test_pictures_without_labels_are_batches_of_pictures_alone(small, tiny_table):
+def test_images_without_labels_are_batches_of_images_alone(small, tiny_table):
     dl = small().test_dl(tiny_table[['file']].iloc[:7])
-    assert dl.targets is None and not dl.squares
+    assert dl.targets is None and not dl.decoded
     batches = list(dl)
     assert all(len(b) == 1 for b in batches)
-    assert torch.equal(torch.cat([x for x, in batches]), torch.stack([read_square(f, 32) for f in tiny_table.file[:7]])/255)
+    assert torch.equal(torch.cat([x for x, in batches]), torch.stack([load_image(f, 32) for f in tiny_table.file[:7]])/255)
 
 
-def test_pictures_with_labels_are_tested_with_them(small, tiny_table):
+def test_images_with_labels_are_tested_with_them(small, tiny_table):
     rows = tiny_table.iloc[5:14]
     dl = small().test_dl(rows, with_labels=True)
     assert [dl.vocab[i] for _, y in dl for i in y] == rows.label.tolist()
-    assert torch.equal(pictures(dl), torch.stack([read_square(f, 32) for f in rows.file])/255)
+    assert torch.equal(images(dl), torch.stack([load_image(f, 32) for f in rows.file])/255)
 
 
 def test_a_label_that_is_no_class_is_named(small, tiny_table):
@@ -179,27 +180,27 @@ def test_a_label_that_is_no_class_is_named(small, tiny_table):
         small().test_dl(rows, with_labels=True).targets  # noqa: B018
 
 
-def test_new_loaders_keep_the_side_and_the_squares_of_the_same_pictures_only(small):
+def test_new_loaders_keep_the_side_and_the_squares_of_the_same_images_only(small):
     dls = small()
-    assert (dls.train.side, dls.valid.side) == (37, 32) and isinstance(dls.train.squares, Squares)
+    assert (dls.train.side, dls.valid.side) == (37, 32) and isinstance(dls.train.decoded, DecodedImages)
     again = dls.train.new(shuffle=False)
-    assert again.side == 37 and again.squares is dls.train.squares and again.bs == 4
+    assert again.side == 37 and again.decoded is dls.train.decoded and again.bs == 4
     other = dls.train.new(dls.valid_ds)
-    assert other.side == 37 and other.squares is None
+    assert other.side == 37 and other.decoded is None
     assert len(list(other)) and len(other.dataset) == 6
-    assert len(other.targets) == 6  # not those of the pictures before
+    assert len(other.targets) == 6  # not those of the images before
 
 
-def test_a_picture_that_breaks_later_is_named(small, tiny_table, tmp_path):
+def test_an_image_that_breaks_later_is_named(small, tiny_table, tmp_path):
     file = tmp_path/'later.png'
     Image.new('RGB', (40, 40)).save(file)
     dls = small(tiny_table.assign(file=[file if v else f for f, v in zip(tiny_table.file, tiny_table.is_valid)]))
-    file.write_text('no picture any more')
-    with pytest.raises(ImageProblem, match='later.png: not a picture'): pictures(dls.valid)
+    file.write_text('no image any more')
+    with pytest.raises(ImageProblem, match='later.png: not an image'): images(dls.valid)
 
 
 @pytest.mark.parametrize('part', ['train', 'valid'])
-def test_show_batch_shows_pictures_with_their_labels(small, part):
+def test_show_batch_shows_images_with_their_labels(small, part):
     from matplotlib import pyplot as plt
     plt.close('all')
     getattr(small(bs=6), part).show_batch(max_n=4)
@@ -210,7 +211,7 @@ def test_show_batch_shows_pictures_with_their_labels(small, part):
     plt.close('all')
 
 
-def test_show_batch_unique_shows_one_picture_in_several_ways(small):
+def test_show_batch_unique_shows_one_image_in_several_ways(small):
     from matplotlib import pyplot as plt
     plt.close('all')
     small(bs=6).show_batch(max_n=4, unique=True)
@@ -220,22 +221,22 @@ def test_show_batch_unique_shows_one_picture_in_several_ways(small):
     plt.close('all')
 
 
-def test_a_column_index_of_ones_own_does_not_mix_up_pictures(small, tiny_table):
+def test_a_column_index_of_ones_own_does_not_mix_up_images(small, tiny_table):
     shuffled = tiny_table.sample(frac=1, random_state=3).set_index(pd.Index(range(100, 118)))
     dls = small(shuffled, augment=[])
     rows = shuffled[shuffled.is_valid]
     assert [dls.vocab[i] for _, y in dls.valid for i in y] == rows.label.tolist()
-    assert torch.equal(pictures(dls.valid), torch.stack([read_square(f, 32) for f in rows.file])/255)
+    assert torch.equal(images(dls.valid), torch.stack([load_image(f, 32) for f in rows.file])/255)
 
 
 def epochs(dls, n=2): return [(x, y) for _ in range(n) for dl in dls.loaders for x, y in dl]
 
 
 @pytest.mark.parametrize('fits', [True, False])
-def test_batches_are_the_same_wherever_the_pictures_are(small, fits, monkeypatch):
+def test_batches_are_the_same_wherever_the_images_are(small, fits, monkeypatch):
     monkeypatch.setattr('pet_classifier.data.crops.has_room', lambda n_bytes, device: fits)
     there, here = small(keep=True, bs=5, device='cpu'), small(keep=False, bs=5, device='cpu')
-    assert there.train.squares.fits == fits and not here.train.squares.fits
+    assert there.train.decoded.fits == fits and not here.train.decoded.fits
     for seed, (one, two) in enumerate([(there, here), (there.valid, here.valid)]):
         torch.manual_seed(seed)
         ours = epochs(one) if seed == 0 else list(one)
@@ -247,18 +248,18 @@ def test_batches_are_the_same_wherever_the_pictures_are(small, fits, monkeypatch
             assert x.stride() == x2.stride()
 
 
-def test_kept_pictures_are_not_those_of_other_rows(small, tiny_table):
+def test_kept_images_are_not_those_of_other_rows(small, tiny_table):
     dls = small(keep=True, device='cpu')
     others = dls.test_dl(tiny_table[~tiny_table.is_valid].head(3), with_labels=True)
-    assert others.squares is None
+    assert others.decoded is None
     assert torch.equal(others.one_batch()[0], small(augment=[]).train.new(shuffle=False).one_batch()[0][:3])
 
 
-def test_one_picture_again_and_again_can_be_shown_of_kept_ones_too(small):
+def test_one_image_again_and_again_can_be_shown_of_kept_ones_too(small):
     small(keep=True, device='cpu').show_batch(unique=True, max_n=3)
 
 
-def test_to_keep_pictures_and_to_have_workers_is_refused(small):
+def test_to_keep_images_and_to_have_workers_is_refused(small):
     with pytest.raises(ValueError, match='num_workers=2: no process fetches what is kept'): small(keep=True, num_workers=2)
 
 

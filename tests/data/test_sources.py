@@ -163,7 +163,7 @@ def test_empty_classes_and_broken_ones_are_named(tmp_path):
     assert said(found, "'bird' holds no image", '1 x .xyz') and said(found, "'fox'", 'empty') and said(found, "'owl'", 'no class')
     assert found.problems.kind.tolist().count('class') == 3
     for label in 'cat', 'dog': (tmp_path/label/'1.jpg').write_text('no image')
-    with pytest.raises(ValueError, match='no pictures to label: none can be opened'): labelled_images(tmp_path)
+    with pytest.raises(ValueError, match='no images to label: none can be opened'): labelled_images(tmp_path)
 
 
 @pytest.mark.parametrize('names, by', [(['Cat', 'cat'], 'case'), (['cat', 'cat '], 'blanks'), (['a  b', 'a b'], 'blanks'),
@@ -185,7 +185,7 @@ def test_labels_that_cannot_be_shown_are_escaped(tmp_path, name, label):
 
 def test_one_class_is_enough_to_evaluate(tmp_path):
     lay(tmp_path, 'cat/1.jpg', 'cat/2.jpg')
-    with pytest.raises(ValueError, match="2 pictures and one label, 'cat'; a classifier needs at least two classes"):
+    with pytest.raises(ValueError, match="2 images and one label, 'cat'; a classifier needs at least two classes"):
         labelled_images(tmp_path)
     assert labelled_images(tmp_path, min_classes=1).table.label.tolist() == ['cat', 'cat']
     assert labelled_images(tmp_path, strict=False).problems.kind.tolist() == ['class']
@@ -415,7 +415,7 @@ def test_a_split_that_is_none_is_refused(tmp_path):
             'missing',
             '30 of 30 files are not in .*gone0.jpg, .*gone4.jpg, ... and 25 more.*--root',
         ),
-        (lambda d: d.assign(label=['', *d.label[1:]]), 'label', '1 of 30 pictures have no label: 0.jpg'),
+        (lambda d: d.assign(label=['', *d.label[1:]]), 'label', '1 of 30 images have no label: 0.jpg'),
         (lambda d: pd.concat([d, d[:1].assign(label='other')]), 'twice', '1 of 30 images are listed with several labels: 0.jpg'),
     ],
 )
@@ -440,7 +440,7 @@ def test_a_row_that_is_there_twice_counts_once(tmp_path):
         (b'', 'it is empty'),
         (b'file,label\na.jpg,b,c\n', 'its line 2 has 3 fields, the first has 2'),
         (b'\xff\xfea', 'is no utf-16'),
-        (b'file,label\n', 'no pictures to label'),
+        (b'file,label\n', 'no images to label'),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path, content, says):

@@ -1,4 +1,4 @@
-"Which pictures to learn from and which to be examined on."
+"Which images to learn from and which to be examined on."
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from pet_classifier.data.splits import check_split, load_split, random_split, sa
 
 
 def table(folder='pets', **sizes):
-    "A labelled table with as many pictures of each class as `sizes` says."
+    "A labelled table with as many images of each class as `sizes` says."
     files = [f'{folder}/{label}_{i}.jpg' for label, n in sizes.items() for i in range(n)]
     return label_from_lists(files, [label for label, n in sizes.items() for _ in range(n)])
 
@@ -96,8 +96,8 @@ def test_a_new_table_is_made_and_an_old_split_replaced():
     assert chosen(random_split(split.assign(is_valid=True))) == chosen(split)
 
 
-def test_single_pictures_are_named():
-    with pytest.raises(ValueError, match='2 of 4 classes have a single picture.*: b, d; add'):
+def test_single_images_are_named():
+    with pytest.raises(ValueError, match='2 of 4 classes have a single image.*: b, d; add'):
         random_split(table(a=5, b=1, c=2, d=1))
 
 
@@ -120,7 +120,7 @@ def test_check_split_gives_the_table():
 
 
 @pytest.mark.parametrize('flags, says', [
-    ([True] * 4, '0 pictures to train on and 4 to validate on'), ([False] * 4, '4 pictures to train on and 0 to validate on'),
+    ([True] * 4, '0 images to train on and 4 to validate on'), ([False] * 4, '4 images to train on and 0 to validate on'),
     ([True, True, False, False], '1 of 2 classes are validated on but never trained on: a'),
     ([0, 1, 0, 1], 'must be True or False in each row, not int64'),
     ([True, None, False, False], 'must be True or False in each row, not object')])
@@ -165,7 +165,7 @@ def test_a_given_root(tmp_path):
     assert (tmp_path/'split.csv').read_text().splitlines()[1].startswith('pets/a_0.jpg,')
     pd.testing.assert_frame_equal(load_split(split, tmp_path/'split.csv', root='/data'), split)
     with pytest.raises(ValueError, match='only in the split'): load_split(split, tmp_path/'split.csv')
-    with pytest.raises(ValueError, match="6 of 6 pictures are not in .*other"): save_split(split, tmp_path/'s.csv', root='/other')
+    with pytest.raises(ValueError, match="6 of 6 images are not in .*other"): save_split(split, tmp_path/'s.csv', root='/other')
 
 
 def test_no_common_root(tmp_path):
@@ -173,12 +173,12 @@ def test_no_common_root(tmp_path):
     with pytest.raises(ValueError, match='no folder in common.*give it as root='): save_split(mixed, tmp_path/'s.csv')
 
 
-def test_other_pictures_are_named(tmp_path):
+def test_other_images_are_named(tmp_path):
     save_split(random_split(table(a=3, b=3, c=3)), tmp_path/'split.csv')
     other = table(a=2, b=4, c=3)
     other.loc[other.label == 'c', 'label'] = 'd'
     with pytest.raises(ValueError) as e: load_split(other, tmp_path/'split.csv')
-    assert str(e.value) == ("'split.csv' is not the split of these pictures: 1 only in the split: a_2.jpg; "
+    assert str(e.value) == ("'split.csv' is not the split of these images: 1 only in the split: a_2.jpg; "
                             '1 only in the table: b_3.jpg; 3 labelled otherwise: c_0.jpg, c_1.jpg, c_2.jpg')
 
 
@@ -193,7 +193,7 @@ def test_a_broken_manifest(tmp_path, text, says):
 
 def test_a_manifest_without_a_validation_part(tmp_path):
     (tmp_path/'split.csv').write_text('file,label,is_valid\n' + ''.join(f'{x}_0.jpg,{x},False\n' for x in 'ab'))
-    with pytest.raises(ValueError, match='2 pictures to train on and 0 to validate on'):
+    with pytest.raises(ValueError, match='2 images to train on and 0 to validate on'):
         load_split(table(a=1, b=1), tmp_path/'split.csv')
 
 
@@ -202,9 +202,9 @@ def test_only_a_split_is_saved(tmp_path):
     assert not (tmp_path/'split.csv').exists()
 
 
-def test_the_real_pictures(tmp_path):
+def test_the_real_images(tmp_path):
     import os
-    if 'PETS_DIR' not in os.environ: pytest.skip('PETS_DIR is not set: the real pictures are not here')
+    if 'PETS_DIR' not in os.environ: pytest.skip('PETS_DIR is not set: the real images are not here')
     real = label_by_name(list_images(os.environ['PETS_DIR']))
     split = random_split(real, 2 / 7, seed=0)
     assert set(counts(split).values()) == {2} and len(counts(split)) == 37

@@ -16,7 +16,7 @@ from urllib.parse import urlparse
 
 import pytest
 
-from pet_classifier.data.crops import read_square
+from pet_classifier.data.crops import load_image
 from pet_classifier.data.images import ImageProblem, list_images
 from pet_classifier.deploy import demo, space
 from pet_classifier.deploy import server as server_module
@@ -83,14 +83,14 @@ def predictor(model): return Predictor(model)
 
 @pytest.fixture(scope='module')
 def files(tiny_folder, tmp_path_factory):
-    "A picture, a text, a picture that claims 30,000 x 30,000 pixels, and one of 100 kB"
+    "An image, a text, an image that claims 30,000 x 30,000 pixels, and one of 100 kB"
     folder = tmp_path_factory.mktemp('dropped')
     def chunk(kind, data): return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
     bomb = chunk(b'IHDR', struct.pack('>IIBBBBB', 30_000, 30_000, 8, 0, 0, 0, 0)) + chunk(b'IDAT', zlib.compress(bytes(99)))
     (folder/'bomb.png').write_bytes(b'\x89PNG\r\n\x1a\n' + bomb + chunk(b'IEND', b''))
     (folder/'text.jpg').write_text('To whom it may concern')
     (folder/'large.jpg').write_bytes((tiny_folder/'red_0.jpg').read_bytes() + bytes(100_000))
-    shutil.copy(tiny_folder/'red_0.jpg', folder/'picture.jpg')
+    shutil.copy(tiny_folder/'red_0.jpg', folder/'image.jpg')
     return {f.stem: f for f in folder.iterdir()}
 
 
@@ -103,7 +103,7 @@ def served(model, tiny_folder):
 class Here:
     "As a `Sandbox`, but in this process: starting one takes seconds"
     def __init__(self, size): self.size = size
-    def __call__(self, data): return read_square(data, self.size)
+    def __call__(self, data): return load_image(data, self.size)
     def __enter__(self): return self
     def __exit__(self, *_): pass
 
@@ -147,9 +147,9 @@ def drop(page, file):
     return page.inner_text('.says h2'), page.inner_text('.says p')
 
 
-def test_a_picture_gets_the_answer_and_where_the_network_looked(page, files, predictor):
-    guess = predictor.predict(files['picture'])
-    assert drop(page, files['picture']) == (guess.label, f'with a probability of {guess.probability:.0%}')
+def test_an_image_gets_the_answer_and_where_the_network_looked(page, files, predictor):
+    guess = predictor.predict(files['image'])
+    assert drop(page, files['image']) == (guess.label, f'with a probability of {guess.probability:.0%}')
     assert page.locator('.looked img').evaluate_all('all => all.map(i => i.naturalWidth)') == [32, 32]
     assert page.locator('.looked figcaption').all_inner_texts() == ['what it saw', 'where it looked']
     bars = page.inner_text('#bars')
@@ -157,13 +157,13 @@ def test_a_picture_gets_the_answer_and_where_the_network_looked(page, files, pre
 
 
 @pytest.mark.parametrize('name, reason', [('text', 'not a'), ('bomb', 'too large: ')])
-def test_what_is_no_picture_gets_its_reason_and_the_next_one_an_answer(page, files, name, reason):
-    drop(page, files['picture'])
+def test_what_is_no_image_gets_its_reason_and_the_next_one_an_answer(page, files, name, reason):
+    drop(page, files['image'])
     for _ in range(2):
         title, text = drop(page, files[name])
         assert title == 'No answer' and text.startswith(f'This file cannot be used: {reason}')
         assert page.locator('#bars').count() == 0
-    drop(page, files['picture'])
+    drop(page, files['image'])
     assert page.locator('.says.known, .says.none').count() == 1
 
 
@@ -176,7 +176,7 @@ def test_a_file_that_is_too_large_is_refused_with_the_limit(page, files, served)
 def test_nothing_leaves_this_machine(browser, files, model, tiny_folder):
     REACHED.clear()
     with serving(model, examples=[tiny_folder/'blue_0.jpg']) as url, opened(browser, url) as page:
-        drop(page, files['picture'])
+        drop(page, files['image'])
         page.click('.examples button')
         page.wait_for_load_state('networkidle')
         hosts = {urlparse(u).netloc for u in page.asked if u[:5] not in ('data:', 'blob:')}
@@ -207,7 +207,7 @@ def test_it_fits_a_phone(page, files):
     page.set_viewport_size(dict(width=390, height=844))
     def wide(): return page.evaluate('document.documentElement.scrollWidth')
     assert wide() == 390
-    drop(page, files['picture'])
+    drop(page, files['image'])
     assert wide() == 390 and page.locator('.looked img').first.bounding_box()['width'] > 140
 
 
@@ -323,9 +323,9 @@ def test_bodies_at_the_same_time_have_a_limit_together(model, files):
         with socket.create_connection((urlparse(url).hostname, urlparse(url).port)) as line:
             line.sendall(b'POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 52000\r\n\r\n' + bytes(51999))
             while not app.state.limit.held: time.sleep(.01)
-            assert post(url, files['picture'].read_bytes())[0] == 503
+            assert post(url, files['image'].read_bytes())[0] == 503
         while app.state.limit.held: time.sleep(.01)
-        assert post(url, files['picture'].read_bytes())[0] == 200
+        assert post(url, files['image'].read_bytes())[0] == 200
     finally: server.close()
 
 
@@ -335,11 +335,11 @@ def test_an_error_inside_is_one_line_and_the_next_one_is_answered(model, files, 
         with monkeypatch.context() as patch:
             patch.setattr(demo, 'page_answer', broken)
             capfd.readouterr()
-            status, said = raw(url, get('/predict', f'Content-Length: {files["picture"].stat().st_size}', method='POST',
-                                        body=files['picture'].read_bytes()))
+            status, said = raw(url, get('/predict', f'Content-Length: {files["image"].stat().st_size}', method='POST',
+                                        body=files['image'].read_bytes()))
         assert status == 500 and b'luck' not in said
         assert capfd.readouterr().err == "error: no answer: RuntimeError: 'out of\\nluck \\x1b[31m'\n"
-        assert post(url, files['picture'].read_bytes())[0] == 200
+        assert post(url, files['image'].read_bytes())[0] == 200
 
 
 def test_a_host_is_open_to_others_only_when_asked_and_it_is_said(model, capsys):
@@ -353,14 +353,14 @@ def test_a_host_is_open_to_others_only_when_asked_and_it_is_said(model, capsys):
 def test_no_photo_is_written_to_a_disk(served, files):
     "Neither one that is answered, nor one that is broken, nor one that breaks off"
     WRITTEN.clear()
-    assert post(served, files['picture'].read_bytes())[0] == 200 and post(served, files['text'].read_bytes())[0] == 422
+    assert post(served, files['image'].read_bytes())[0] == 200 and post(served, files['text'].read_bytes())[0] == 422
     raw(served, multipart(b'name="files"; filename="a.jpg"', bytes(30_000), '/predict')[:20_000], wait=.5)
     assert WRITTEN == []
 
 
 def test_none_of_these_and_names_that_look_like_html(predictor, files):
     bundle = replace(predictor.bundle, none_below=1e6, vocab=['<b>a_b', '<i>c', 'a&b'])
-    said, probs = page_answer(Predictor(bundle), files['picture'])
+    said, probs = page_answer(Predictor(bundle), files['image'])
     assert '<h2>None of these</h2>' in said and 'best guess is &lt;' in said.replace('a&amp;b', '&lt;')
     assert '<b>' not in said and '<i>' not in said and set(probs) == {'<b>a b', '<i>c', 'a&b'}
 
@@ -369,7 +369,7 @@ def test_names_of_classes_do_nothing_in_the_page(browser, predictor, files):
     names = ['<script>document.title = "hacked"</script>', '$x$ \x1b[31m{{ title }}', '"><img src=x onerror=alert(1)>']
     with serving(Predictor(replace(predictor.bundle, vocab=names))) as url, opened(browser, url) as page:
         page.on('dialog', lambda d: pytest.fail('a name ran'))
-        title, _ = drop(page, files['picture'])
+        title, _ = drop(page, files['image'])
         assert page.title() == 'What is on this photo?' and page.locator('img[src=x]').count() == 0
         assert names[0] in page.inner_text('#bars') and names[2] in page.text_content('details')
         assert title.replace('�', '\x1b') in names
@@ -379,7 +379,7 @@ def test_limits_are_those_of_the_bundle(model, tiny_run):
     m = tiny_run.metrics
     said = limits(load_bundle(model))
     for key in 'error_rate', 'error_low', 'error_high': assert f'{m[key]:.1%}' in said
-    assert f'{m["valid"]} pictures' in said and 'drawn' not in said
+    assert f'{m["valid"]} images' in said and 'drawn' not in said
 
 
 def test_what_cannot_be_done_is_said(model, files, monkeypatch):

@@ -14,7 +14,8 @@ import pytest
 from huggingface_hub import HfApi, ModelCard, constants
 
 from pet_classifier.deploy.hub import check_repo, push_to_hub
-from pet_classifier.model.bundle import check_config, model_card, save_bundle
+from pet_classifier.model.bundle import check_config
+from pet_classifier.model.bundle_writer import model_card, save_bundle
 
 OLD = Path(__file__).parents[1]/'fixtures'/'bundle_format_3'
 

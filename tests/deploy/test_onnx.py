@@ -6,12 +6,13 @@ import onnx
 import onnxruntime
 import pytest
 
-from pet_classifier.data.crops import read_squares
+from pet_classifier.data.crops import load_images
 from pet_classifier.data.images import list_images
 from pet_classifier.deploy import onnx as onnx_module
 from pet_classifier.deploy.onnx import export_onnx
 from pet_classifier.deploy.predictor import Predictor
-from pet_classifier.model.bundle import load_bundle, save_bundle
+from pet_classifier.model.bundle import load_bundle
+from pet_classifier.model.bundle_writer import save_bundle
 
 
 @pytest.fixture
@@ -21,15 +22,15 @@ def bundle(learner, tmp_path): return save_bundle(learner(), tmp_path/'model', t
 def test_it_answers_as_torch_does_one_by_one_and_many(bundle, tiny_folder, tmp_path):
     session = onnxruntime.InferenceSession(export_onnx(bundle, tmp_path/'new'/'a.onnx'))
     files = list_images(tiny_folder)
-    pictures = read_squares(files, 32).contiguous().numpy()
-    probs, scores = session.run(None, {'pictures': pictures})
-    assert [o.name for o in session.get_outputs()] == ['probabilities', 'scores']
-    assert np.allclose(np.exp(scores/0.5)/np.exp(scores/0.5).sum(1, keepdims=True), probs, atol=1e-5)
+    images = load_images(files, 32).contiguous().numpy()
+    probs, logits = session.run(None, {'images': images})
+    assert [o.name for o in session.get_outputs()] == ['probabilities', 'logits']
+    assert np.allclose(np.exp(logits/0.5)/np.exp(logits/0.5).sum(1, keepdims=True), probs, atol=1e-5)
     expected = Predictor(bundle, 'torch', 'fp32').predict_files(files)
     vocab = load_bundle(bundle).vocab
     assert [vocab[i] for i in probs.argmax(1)] == expected.label.tolist()
     assert probs.max(1) == pytest.approx(expected.probability, abs=1e-4) and probs.sum(1) == pytest.approx(1)
-    for i in 0, 7: assert np.allclose(session.run(None, {'pictures': pictures[i:i+1]})[0], probs[i], atol=1e-5)
+    for i in 0, 7: assert np.allclose(session.run(None, {'images': images[i:i+1]})[0], probs[i], atol=1e-5)
 
 
 def test_classes_size_and_threshold_stand_in_it(bundle, tmp_path):

@@ -15,13 +15,14 @@ from pet_classifier.data.loaders import loaders
 from pet_classifier.data.splits import random_split
 from pet_classifier.deploy.predictor import Predictor
 from pet_classifier.evaluation.interpretation import interpret
-from pet_classifier.model.bundle import load_bundle, save_bundle
+from pet_classifier.model.bundle import load_bundle
+from pet_classifier.model.bundle_writer import save_bundle
 from pet_classifier.training.learner import pet_learner
 
 
 @pytest.fixture(scope='module')
 def table(tmp_path_factory):
-    folder, rng = tmp_path_factory.mktemp('pictures'), np.random.default_rng(0)
+    folder, rng = tmp_path_factory.mktemp('images'), np.random.default_rng(0)
     for i, name in enumerate(f'{c}_{i}.jpg' for c in ('red', 'green', 'blue') for i in range(5)):
         im = Image.fromarray(rng.integers(0, 255, (6, 7, 3), np.uint8)).resize((50 + 9*i, 90 - 4*i))
         exif = Image.Exif()
@@ -51,13 +52,13 @@ def files(table): return list(table[table.is_valid].file)
 
 @pytest.fixture
 def broken(tmp_path):
-    (tmp_path/'text.jpg').write_text('not a picture')
+    (tmp_path/'text.jpg').write_text('not an image')
     (tmp_path/'empty.jpg').touch()
     return [tmp_path/'text.jpg', tmp_path/'empty.jpg', tmp_path/'nowhere.jpg']
 
 
 def test_says_what_the_learner_says(learn, predictor, files):
-    ours = predictor.probabilities(predictor.scores([predictor.prepare(f) for f in files]))
+    ours = predictor.probabilities(predictor.logits([predictor.prepare(f) for f in files]))
     assert ours.dtype == np.float32 and ours.std() > 0.01
     assert ours == pytest.approx(learn.get_preds()[0].numpy(), abs=1e-5)
 
@@ -97,8 +98,8 @@ def test_takes_bytes_arrays_and_tensors(predictor, files):
 
 def test_a_list_is_answered_as_a_list_in_batches(predictor, files, monkeypatch):
     mixed = [*files, files[0].read_bytes(), Image.open(files[1]), str(files[2]), np.zeros((9, 8, 3), np.uint8)]
-    expected, sizes, really = [predictor.predict(f) for f in mixed], [], predictor.scores
-    monkeypatch.setattr(predictor, 'scores', lambda prepared, n: sizes.append((len(prepared), n)) or really(prepared, n))
+    expected, sizes, really = [predictor.predict(f) for f in mixed], [], predictor.logits
+    monkeypatch.setattr(predictor, 'logits', lambda prepared, n: sizes.append((len(prepared), n)) or really(prepared, n))
     for kind in list, tuple:
         found = predictor.predict(kind(mixed), bs=4)
         assert [p.label for p in found] == [p.label for p in expected]
@@ -107,11 +108,11 @@ def test_a_list_is_answered_as_a_list_in_batches(predictor, files, monkeypatch):
     assert predictor.predict(mixed[:1])[0].label == expected[0].label
 
 
-def test_what_is_no_picture_in_a_list_is_told_with_its_place(predictor, files, broken):
-    with pytest.raises(ImageProblem, match='^text.jpg: not a picture'): predictor.predict([*files, *broken])
-    for wrong, said in ((b'text', 'this picture, number 2 of the list: not a picture'),
+def test_what_is_no_image_in_a_list_is_told_with_its_place(predictor, files, broken):
+    with pytest.raises(ImageProblem, match='^text.jpg: not an image'): predictor.predict([*files, *broken])
+    for wrong, said in ((b'text', 'this image, number 2 of the list: not an image'),
                         (np.zeros((9, 8, 3)), 'this array, number 2 of the list: its numbers are float64, expected uint8'),
-                        (None, 'this NoneType, number 2 of the list: no picture; expected its path')):
+                        (None, 'this NoneType, number 2 of the list: no image; expected its path')):
         with pytest.raises(ImageProblem, match=said): predictor.predict([*files[:2], wrong])
         with pytest.raises(ImageProblem, match=said.replace(', number 2 of the list', '')): predictor.predict(wrong)
 
@@ -154,18 +155,18 @@ def test_takes_pil_images_of_any_mode(predictor, mode):
 
 
 @pytest.mark.parametrize('size', [(1, 1), (1, 3000), (3000, 1)])
-def test_takes_pictures_of_any_shape(predictor, tmp_path, size):
+def test_takes_images_of_any_shape(predictor, tmp_path, size):
     Image.new('RGB', size).save(tmp_path/'a.png')
     assert predictor.predict(tmp_path/'a.png').label
 
 
-def test_a_broken_picture_is_an_image_problem(predictor, broken):
+def test_a_broken_image_is_an_image_problem(predictor, broken):
     for f in broken:
         with pytest.raises(ImageProblem, match=f.name): predictor.predict(f)
 
 
 @pytest.mark.parametrize('bs', [1, 2, 4, 9, 32])
-def test_broken_pictures_among_good_ones_keep_their_place(predictor, files, broken, bs):
+def test_broken_images_among_good_ones_keep_their_place(predictor, files, broken, bs):
     mixed = [broken[0], *files[:3], broken[1], broken[2], *files[3:]]
     rows = predictor.predict_files(mixed, bs=bs)
     assert list(rows) == ['file', 'label', 'probability', 'none_of_these', 'problem'] and not rows.none_of_these.any()
@@ -173,10 +174,10 @@ def test_broken_pictures_among_good_ones_keep_their_place(predictor, files, brok
     assert rows.label.tolist() == [predictor.predict(f).label if f in files else '' for f in mixed]
     assert rows.probability.isna().tolist() == [f in broken for f in mixed]
     assert [bool(p) for p in rows.problem] == [f in broken for f in mixed]
-    assert rows.problem[0].startswith('not a picture') and rows.problem[4] == 'empty'
+    assert rows.problem[0].startswith('not an image') and rows.problem[4] == 'empty'
 
 
-def test_nothing_but_broken_pictures(predictor, broken):
+def test_nothing_but_broken_images(predictor, broken):
     rows = predictor.predict_files(broken, top=3)
     assert (rows.label == '').all() and (rows.label3 == '').all() and rows.probability3.isna().all()
 
@@ -212,7 +213,7 @@ def test_evaluates_without_the_broken_ones(predictor, files, broken):
     interp = predictor.evaluate(table)
     assert interp.files == files[:2] and [interp.vocab[t] for t in interp.targets] == ['blue', 'green']
     assert interp.problems.file.tolist() == broken[:2] and interp.problems.problem[1] == 'empty'
-    with pytest.raises(ValueError, match='none of 1 pictures can be opened: empty.jpg'): predictor.evaluate(table.iloc[[2]])
+    with pytest.raises(ValueError, match='none of 1 images can be opened: empty.jpg'): predictor.evaluate(table.iloc[[2]])
 
 
 def test_labels_that_the_bundle_does_not_know_are_listed_and_counted_apart(predictor, files):

@@ -13,15 +13,16 @@ import torch
 from fastai.callback.core import Callback
 
 from pet_classifier.data.images import ImageProblem
+from pet_classifier.data.loaders import loaders
 from pet_classifier.deploy import scale
 from pet_classifier.deploy.parts import PartWriter, part_file
 from pet_classifier.deploy.predictor import Predictor
 from pet_classifier.deploy.scale import FeatureRows, PredictionRows, check_address, features_on_ray, predict_on_ray
-from pet_classifier.model.bundle import save_bundle
-from pet_classifier.model.features import picture_features
+from pet_classifier.model.bundle_writer import save_bundle
 from pet_classifier.training.fine_tuning import fine_tune
 from pet_classifier.training.head import fit_head
-from pet_classifier.training.precomputed import unseen_loaders, use_features
+from pet_classifier.training.learner_features import feature_extractor
+from pet_classifier.training.precomputed import use_features
 
 
 @pytest.fixture(scope='module')
@@ -46,14 +47,14 @@ def bundle(learn, tmp_path): return save_bundle(learn, tmp_path/'model')
 
 @pytest.fixture
 def files(tiny_folder, tmp_path):
-    "A hundred pictures, three of them broken, one not there, and one whose name is no text"
+    "A hundred images, three of them broken, one not there, and one whose name is no text"
     good = sorted(tiny_folder.iterdir())
     made = [tmp_path/'many'/f'{i:03}_{good[i % len(good)].name}' for i in range(100)]
     (tmp_path/'many').mkdir()
     made[50] = Path(os.fsdecode(os.fsencode(made[50]) + b'\xff.jpg')) if sys.platform == 'linux' else made[50]
     for i, f in enumerate(made): os.link(good[i % len(good)], f)
     for i in 3, 47, 98: made[i].unlink()
-    made[3].write_text('not a picture')
+    made[3].write_text('not an image')
     made[47].touch()
     return made
 
@@ -103,16 +104,16 @@ def test_features_are_those_of_the_local_path_and_train_the_same_head(learn, lea
     far = pd.read_parquet(out)
     assert far.file.tolist() == list(map(str, mixed)) and far.problem.tolist() == [''] * 18 + ['not there']
     assert np.isnan(far.features[18]).all()
-    near = picture_features(learn, mixed[:18]).numpy()
+    near = feature_extractor(learn).compute(mixed[:18]).numpy()
     assert np.stack(far.features[:18]) == pytest.approx(near, abs=1e-4) and near.std() > 0.01
     head = learn.model[1][-1].weight
     for file in None, tmp_path/'rows.npy':
-        other = learner(unseen_loaders(tiny_table, size=32, bs=4), precision='fp32')
+        other = learner(loaders(tiny_table, size=32, bs=4), precision='fp32')
         with other.no_logging(): fit_head(use_features(other, out, file), epochs=3)
         assert torch.allclose(other.model[1][-1].weight, head, atol=1e-5) and head.abs().max() > 0.01
     nobody = tiny_table.assign(file=[*tiny_table.file[:-1], tmp_path/'nowhere.jpg'])
-    with pytest.raises(ValueError, match=r'1 of 18 pictures have no features: .*nowhere.jpg \(not there\)'):
-        use_features(learner(unseen_loaders(nobody, size=32), precision='fp32'), out)
+    with pytest.raises(ValueError, match=r'1 of 18 images have no features: .*nowhere.jpg \(not there\)'):
+        use_features(learner(loaders(nobody, size=32), precision='fp32'), out)
 
 
 def test_what_a_worker_cannot_do_is_said(bundle, files, tmp_path, monkeypatch):
@@ -147,8 +148,8 @@ def test_rows_of_predictions_and_features_without_ray(bundle, learn, files):
     assert broken == [i in (3, 5, 9) for i in range(12)] and [np.isnan(x).all() for x in rows['features'].to_pylist()] == broken
     good = [f for f, b in zip(some, broken) if not b]
     far = np.array(rows['features'].to_pylist())[~np.array(broken)]
-    assert far == pytest.approx(picture_features(learn, good).numpy(), abs=1e-4)
-    with pytest.raises(ImageProblem): picture_features(learn, some)
+    assert far == pytest.approx(feature_extractor(learn).compute(good).numpy(), abs=1e-4)
+    with pytest.raises(ImageProblem): feature_extractor(learn).compute(some)
     assert FeatureRows(bundle)([]).num_rows == 0
 
 
@@ -163,7 +164,7 @@ def test_what_cannot_be_is_said_before_anything_is_started(bundle, learn, files,
                          (dict(address='local'), 'this machine alone needs no Ray; leave the address out'),
                          (dict(precision='fp8'), "precision='fp8'")):
         with pytest.raises(ValueError, match=said): predict_on_ray(bundle, files, out, **kwargs)
-    with pytest.raises(ValueError, match='0 pictures'): predict_on_ray(bundle, [], out)
+    with pytest.raises(ValueError, match='0 images'): predict_on_ray(bundle, [], out)
     for address in '127.0.0.1:9', 'ray://127.0.0.1:9':
         with pytest.raises(ConnectionError, match=f'no Ray cluster answers at {address} '): check_address(address)
     with pytest.raises(FileNotFoundError, match='no bundle'): features_on_ray(tmp_path, files, out)
@@ -180,7 +181,7 @@ def test_what_cannot_be_is_said_before_anything_is_started(bundle, learn, files,
     with pytest.raises(ValueError, match='differ in bundle;'): predict_on_ray(scaled, files, out, chunk=1, precision='fp32')
 
 
-def test_the_same_names_in_another_folder_are_other_pictures(bundle, tmp_path, monkeypatch):
+def test_the_same_names_in_another_folder_are_other_images(bundle, tmp_path, monkeypatch):
     monkeypatch.setattr(scale, '_here', lambda *args: [])
     for name in 'a', 'b':
         (tmp_path/name).mkdir()
@@ -214,9 +215,9 @@ def test_without_ray_the_way_out_is_said(bundle, files, tmp_path, monkeypatch):
     assert not (tmp_path/'out').exists()
 
 
-def test_loaders_for_pictures_that_lie_elsewhere_know_all_but_the_pictures(learn, learner, tiny_table):
+def test_loaders_for_images_that_lie_elsewhere_know_all_but_the_images(learn, learner, tiny_table):
     elsewhere = tiny_table.assign(file=[f'/nowhere/{f.name}' for f in tiny_table.file])
-    dls = unseen_loaders(elsewhere, size=32, bs=4)
+    dls = loaders(elsewhere, size=32, bs=4)
     for ours, theirs in zip(dls.loaders, learn.dls.loaders, strict=True):
         assert torch.equal(ours.targets, theirs.targets)
         assert [Path(f).name for f in ours.dataset.items.file] == [f.name for f in theirs.dataset.items.file]

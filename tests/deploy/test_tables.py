@@ -1,4 +1,4 @@
-"Very many pictures to a table: in order, none twice, the same whether the run was killed or not, and nothing spoiled."
+"Very many images to a table: in order, none twice, the same whether the run was killed or not, and nothing spoiled."
 import errno
 import os
 import signal
@@ -11,11 +11,12 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from pet_classifier.core.files import sole_owner, write_csv
+from pet_classifier.core.files import folder_lock, write_csv
 from pet_classifier.deploy import tables
 from pet_classifier.deploy.predictor import Predictor
 from pet_classifier.deploy.tables import expand_files, predict_table, table_format, table_schema
-from pet_classifier.model.bundle import load_bundle, save_bundle
+from pet_classifier.model.bundle import load_bundle
+from pet_classifier.model.bundle_writer import save_bundle
 
 
 @pytest.fixture(scope='module')
@@ -35,21 +36,21 @@ def predictor(bundle): return Predictor(bundle, 'torch', 'fp32')
 
 @pytest.fixture(scope='module')
 def files(tiny_folder, tmp_path_factory):
-    "Fifty pictures, of them three broken"
+    "Fifty images, of them three broken"
     folder, originals = tmp_path_factory.mktemp('many'), sorted(tiny_folder.iterdir())
     for i in range(47): (folder/f'{i:03}.jpg').symlink_to(originals[i % len(originals)])
-    (folder/'010a.jpg').write_text('not a picture')
+    (folder/'010a.jpg').write_text('not an image')
     (folder/'020a.jpg').touch()
     return [*sorted(folder.iterdir())[:30], folder/'gone.jpg', *sorted(folder.iterdir())[30:]]
 
 
 class Counting(Predictor):
-    "Counts the pictures, and stops as if killed after `most`"
+    "Counts the images, and stops as if killed after `most`"
     asked, most = 0, 10**9
-    def scores(self, prepared, n=1):
+    def logits(self, prepared, n=1):
         if self.asked + len(prepared) > self.most: raise KeyboardInterrupt
         self.asked += len(prepared)
-        return super().scores(prepared, n)
+        return super().logits(prepared, n)
 
 
 def left(folder): return sorted(f.name for f in folder.iterdir())
@@ -81,7 +82,7 @@ def test_parts_are_put_together_as_one(predictor, files, tmp_path, name):
 
 
 @pytest.mark.parametrize('name', ['a.csv', 'a.parquet'])
-def test_no_pictures_are_a_table_without_rows(predictor, tmp_path, name):
+def test_no_images_are_a_table_without_rows(predictor, tmp_path, name):
     assert predict_table(predictor, [], tmp_path/name, top=2) == 0
     table = (pd.read_csv if name == 'a.csv' else pd.read_parquet)(tmp_path/name)
     assert len(table) == 0 and list(table) == table_schema(2).names
@@ -98,7 +99,7 @@ def test_a_run_that_was_stopped_goes_on(predictor, files, tmp_path, name, most):
         assert (tmp_path/name).read_text() == 'an older table'
     assert predict_table(again, files, tmp_path/name, chunk=8, say=said.append) == 3
     assert again.asked == 47 - stopped.asked and len(said) == (stopped.asked > 0) == (most == 25)
-    assert all('of 50 pictures were answered before' in s for s in said)
+    assert all('of 50 images were answered before' in s for s in said)
     predict_table(predictor, files, tmp_path/f'b{name}', chunk=8)
     assert (tmp_path/name).read_bytes() == (tmp_path/f'b{name}').read_bytes() and left(tmp_path) == [name, f'b{name}']
 
@@ -108,9 +109,9 @@ import sys, time
 from pet_classifier.deploy.predictor import Predictor
 from pet_classifier.deploy.tables import expand_files, predict_table
 class Slow(Predictor):
-    def scores(self, prepared, n=1):
+    def logits(self, prepared, n=1):
         time.sleep(0.05)
-        return super().scores(prepared, n)
+        return super().logits(prepared, n)
 print(predict_table(Slow(sys.argv[1], 'torch', 'fp32'), expand_files([sys.argv[2]]), sys.argv[3], chunk=10))
 '''
 
@@ -142,7 +143,7 @@ def stop(predictor, files, out, **kwargs):
 
 @pytest.mark.parametrize('change, said', [
     (dict(top=2), r'another top 1 \(now 2\);'), (dict(chunk=9), r'another chunk 8 \(now 9\);'),
-    (dict(files=1), r'another pictures 50 \(now 49\), files;'), (dict(precision='bf16'), r'another precision fp32 \(now bf16\);'),
+    (dict(files=1), r'another images 50 \(now 49\), files;'), (dict(precision='bf16'), r'another precision fp32 \(now bf16\);'),
     (dict(none_below=1.), 'another bundle;'), (dict(reverse=True), 'another files;')], ids=str)
 def test_the_parts_of_another_call_are_refused(predictor, files, tmp_path, change, said):
     stop(predictor, files, tmp_path/'a.csv')
@@ -178,14 +179,14 @@ def test_a_request_of_which_nothing_was_done_is_in_nobodys_way(predictor, files,
 
 
 def test_one_at_a_time(predictor, files, tmp_path):
-    with sole_owner(tmp_path/'.a.csv.parts', 'it'):
+    with folder_lock(tmp_path/'.a.csv.parts', 'it'):
         said = "another process is writing 'a.csv' in .*: wait until it is done, or choose a new place"
         with pytest.raises(BlockingIOError, match=said): predict_table(predictor, files, tmp_path/'a.csv')
     assert predict_table(predictor, files, tmp_path/'a.csv') == 3
 
 
 def test_what_cannot_be_done_is_said_before_anything_is_computed(predictor, files, tmp_path, monkeypatch):
-    monkeypatch.setattr(Predictor, 'scores', lambda *args: pytest.fail('computed'))
+    monkeypatch.setattr(Predictor, 'logits', lambda *args: pytest.fail('computed'))
     (tmp_path/'b.csv').mkdir()
     (tmp_path/'file').touch()
     for out, kwargs, error, said in (
@@ -232,9 +233,9 @@ def test_names_that_are_no_utf8(predictor, tiny_folder, tmp_path):
     assert back.file.tolist() == [str(odd), str(gone)]
 
 
-def test_the_engine_goes_by_all_pictures_not_by_those_of_a_part(predictor, files, tmp_path, monkeypatch):
-    asked, really = [], tables.Predictor.scores
-    monkeypatch.setattr(tables.Predictor, 'scores', lambda self, prepared, n=1: asked.append(n) or really(self, prepared, n))
+def test_the_engine_goes_by_all_images_not_by_those_of_a_part(predictor, files, tmp_path, monkeypatch):
+    asked, really = [], tables.Predictor.logits
+    monkeypatch.setattr(tables.Predictor, 'logits', lambda self, prepared, n=1: asked.append(n) or really(self, prepared, n))
     predict_table(predictor, files, tmp_path/'a.csv', chunk=8)
     assert set(asked) == {50}
 
@@ -253,7 +254,7 @@ def test_expand_files(tmp_path, monkeypatch):
     for word in 'b/*.png', '**/x.jpg':
         with pytest.raises(ValueError, match='no file matches'): expand_files(['a.jpg', word])
     (tmp_path/'empty').mkdir()
-    with pytest.raises(ValueError, match="no picture in 'empty'"): expand_files(['empty'])
+    with pytest.raises(ValueError, match="no image in 'empty'"): expand_files(['empty'])
 
 
 def test_formats():
@@ -267,7 +268,7 @@ def test_a_bar_on_a_terminal_only(predictor, files, tmp_path, capsys, monkeypatc
     monkeypatch.setattr(sys.stderr, 'isatty', lambda: True)
     predict_table(predictor, files, tmp_path/'b.csv')
     out, err = capsys.readouterr()
-    assert not out and '0/50' in err and 'pictures' in err
+    assert not out and '0/50' in err and 'images' in err
 
 
 def test_a_loaded_bundle_is_the_same_request(predictor, bundle, files, tmp_path):
@@ -275,9 +276,9 @@ def test_a_loaded_bundle_is_the_same_request(predictor, bundle, files, tmp_path)
     assert predict_table(Predictor(load_bundle(bundle), 'torch', 'fp32'), files, tmp_path/'a.csv', chunk=8) == 3
 
 
-CHANGES = {  # what somebody does to a picture between a run that was killed and the one that goes on
+CHANGES = {  # what somebody does to an image between a run that was killed and the one that goes on
     'edited': lambda f, other: f.write_bytes(other.read_bytes()), 'gone': lambda f, other: f.unlink(),
-    'broken': lambda f, other: f.write_bytes(b'no picture'), 'back': lambda f, other: None,
+    'broken': lambda f, other: f.write_bytes(b'no image'), 'back': lambda f, other: None,
     'of equal size and time': lambda f, other: (f.write_bytes(b'x'*f.stat().st_size), os.utime(f, ns=(10**18, 10**18)))}
 
 
@@ -292,7 +293,7 @@ def own_files(tiny_folder, tmp_path):
 
 @pytest.mark.parametrize('change', CHANGES)
 @pytest.mark.parametrize('name', ['a.csv', 'a.parquet'])
-def test_answers_for_pictures_that_changed_meanwhile_are_not_kept(predictor, own_files, tmp_path, change, name):
+def test_answers_for_images_that_changed_meanwhile_are_not_kept(predictor, own_files, tmp_path, change, name):
     own_files = [own_files[-1], *own_files[:-1]]  # 'later.jpg', which is not there, stands in the first part
     stopped = Counting(predictor.bundle, 'torch', 'fp32')
     stopped.most = 8
@@ -346,7 +347,7 @@ def test_what_only_its_owner_may_read_stays_so_on_the_way_too(predictor, files, 
 
 @pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='no FIFO here')
 def test_a_fifo_is_refused_before_anything_is_computed(predictor, files, tmp_path, monkeypatch):
-    monkeypatch.setattr(Predictor, 'scores', lambda *args: pytest.fail('computed'))
+    monkeypatch.setattr(Predictor, 'logits', lambda *args: pytest.fail('computed'))
     os.mkfifo(tmp_path/'a.csv')
     with pytest.raises(OSError, match='is a fifo'): predict_table(predictor, files, tmp_path/'a.csv')
     assert left(tmp_path) == ['a.csv']
@@ -354,7 +355,7 @@ def test_a_fifo_is_refused_before_anything_is_computed(predictor, files, tmp_pat
 
 def test_a_class_that_no_file_can_hold_is_refused_before_anything_is_computed(predictor, files, tmp_path, monkeypatch):
     from dataclasses import replace
-    monkeypatch.setattr(Predictor, 'scores', lambda *args: pytest.fail('computed'))
+    monkeypatch.setattr(Predictor, 'logits', lambda *args: pytest.fail('computed'))
     other = Predictor(replace(predictor.bundle, vocab=['a', 'b\ud800', 'c']), 'torch')
     with pytest.raises(ValueError, match=r"the class 'b\\ud800' is no text"): predict_table(other, files, tmp_path/'a.csv')
     assert left(tmp_path) == []

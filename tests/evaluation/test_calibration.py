@@ -50,7 +50,7 @@ def test_the_temperature_that_was_put_in_is_found_and_taken_out(asked, power):
         assert c.ece_scaled < c.ece/2 and c.log_loss_scaled < c.log_loss
 
 
-def test_no_picture_is_judged_at_a_temperature_it_helped_to_fit(asked):
+def test_no_image_is_judged_at_a_temperature_it_helped_to_fit(asked):
     probs, truth = (a[:40] for a in asked)
     before = out_of_fold(probs, truth)
     for i in range(0, 40, 9):

@@ -1,4 +1,4 @@
-"What a network said about pictures is kept, and counted rightly."
+"What a network said about images is kept, and counted rightly."
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from pet_classifier.training.learner import pet_learner
 
 
 def made(targets, preds, vocab=('a', 'b', 'c'), files=None):
-    "An interpretation in which the pictures of class `targets` were taken for `preds`, each with 0.9"
+    "An interpretation in which the images of class `targets` were taken for `preds`, each with 0.9"
     probs = np.full((len(targets), len(vocab)), 0.1/(len(vocab)-1), np.float32)
     probs[np.arange(len(preds)), preds] = 0.9
     files = files or [Path(f'{i}.jpg') for i in range(len(targets))]
@@ -23,7 +23,7 @@ def made(targets, preds, vocab=('a', 'b', 'c'), files=None):
 
 @pytest.fixture(scope='module')
 def learn(tmp_path_factory):
-    folder, rng = tmp_path_factory.mktemp('pictures'), np.random.default_rng(0)
+    folder, rng = tmp_path_factory.mktemp('images'), np.random.default_rng(0)
     for name in (f'{c}_{i}.jpg' for c in ('red', 'green', 'blue') for i in range(5)):
         Image.fromarray(rng.integers(0, 255, (40, 50, 3), np.uint8)).save(folder/name)
     table = random_split(label_by_name(sorted(folder.iterdir())), valid_pct=0.4)
@@ -31,7 +31,7 @@ def learn(tmp_path_factory):
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def images(tmp_path):
     files = [tmp_path/f'${i}_{{.jpg' for i in range(5)]
     for f in files: Image.new('RGB', (30, 60)).save(f)
     yield files
@@ -58,14 +58,14 @@ def test_nothing_is_predicted_twice(learn):
     asked = []
     hook = learn.model[0].register_forward_hook(lambda *_: asked.append(1))
     interp = interpret(learn)
-    assert len(asked) == 2  # six pictures in batches of four
+    assert len(asked) == 2  # six images in batches of four
     interp.plot_top_losses(2), interp.plot_confusion_matrix(), interp.most_confused(), interp.per_breed(), interp.table()
     hook.remove()
     plt.close('all')
     assert len(asked) == 2
 
 
-def test_pictures_without_labels_are_refused(learn):
+def test_images_without_labels_are_refused(learn):
     dl = learn.dls.test_dl(learn.dls.valid_ds.items)
     with pytest.raises(ValueError, match='with_labels=True'): interpret(learn, dl)
 
@@ -92,8 +92,8 @@ def test_top_losses_clamps_k():
 
 @pytest.mark.parametrize('k, ncols, shape',
                          [(9, None, (2, 3)), (1, None, (1, 1)), (4, None, (2, 2)), (5, 9, (1, 5)), (3, 1, (3, 1))])
-def test_plot_top_losses_has_a_place_for_each(pictures, k, ncols, shape):
-    fig = made([0, 1, 2, 0, 1], [1, 1, 1, 1, 1], ('$x', r'$\oops$', 'c'), pictures).plot_top_losses(k, ncols)
+def test_plot_top_losses_has_a_place_for_each(images, k, ncols, shape):
+    fig = made([0, 1, 2, 0, 1], [1, 1, 1, 1, 1], ('$x', r'$\oops$', 'c'), images).plot_top_losses(k, ncols)
     grid = fig.axes[0].get_gridspec()
     assert (grid.nrows, grid.ncols) == shape
     shown = [ax for ax in fig.axes if ax.images]
@@ -131,11 +131,11 @@ def test_confusion_matrix_writes_only_what_is_there():
     ax = fig.axes[0]
     assert sorted((*t.get_position(), t.get_text()) for t in ax.texts) == [(0, 0, '1'), (0, 1, '1'), (2, 2, '2')]
     assert [t.get_text() for t in ax.get_yticklabels()] == ['a', 'b', 'c']
-    assert ax.get_title() == '1 errors among 4 pictures'
+    assert ax.get_title() == '1 errors among 4 images'
     plt.close(fig)
 
 
-def test_per_breed_counts_a_class_without_pictures_or_predictions():
+def test_per_breed_counts_a_class_without_images_or_predictions():
     frame = made([0, 0, 1], [0, 1, 1]).per_breed()
     assert frame.breed.tolist() == ['a', 'b', 'c']
     assert frame.precision.tolist() == [1, 0.5, 0]

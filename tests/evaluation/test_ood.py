@@ -1,25 +1,25 @@
-"A threshold turns away no more than it may, and a bundle that has one says so of pictures that look like nothing."
+"A threshold turns away no more than it may, and a bundle that has one says so of images that look like nothing."
 import json
 
 import numpy as np
 import pytest
 
 from pet_classifier.deploy.predictor import Predictor
-from pet_classifier.evaluation.ood import none_threshold
-from pet_classifier.model.bundle import save_bundle
+from pet_classifier.evaluation.ood import ood_threshold
+from pet_classifier.model.bundle_writer import save_bundle
 
 
 @pytest.mark.parametrize('n', [1, 2, 49, 50, 51, 74, 1000])
 @pytest.mark.parametrize('share', [0, .02, .05, .5])
 def test_no_more_than_the_share_is_turned_away_and_one_more_would_be(n, share):
-    scores = np.random.default_rng(n).normal(size=n)
-    threshold = none_threshold(scores, share)
-    assert (scores < threshold).sum() <= share*n < (scores <= threshold).sum()
+    max_logits = np.random.default_rng(n).normal(size=n)
+    threshold = ood_threshold(max_logits, share)
+    assert (max_logits < threshold).sum() <= share*n < (max_logits <= threshold).sum()
 
 
-@pytest.mark.parametrize('scores, share, said', [([], .02, 'no scores'), ([1.], 1, 'share=1'), ([1.], -.1, 'share=-0.1')])
-def test_nonsense_is_refused(scores, share, said):
-    with pytest.raises(ValueError, match=said): none_threshold(scores, share)
+@pytest.mark.parametrize('max_logits, share, said', [([], .02, 'no max_logits'), ([1.], 1, 'share=1'), ([1.], -.1, 'share=-0.1')])
+def test_nonsense_is_refused(max_logits, share, said):
+    with pytest.raises(ValueError, match=said): ood_threshold(max_logits, share)
 
 
 @pytest.fixture(scope='module')
@@ -31,7 +31,7 @@ def learn(tiny_dls, tiny_weights):
 def test_the_answer_is_none_of_these_below_the_threshold_only(learn, tiny_table, tmp_path):
     files = tiny_table.file[:6].tolist()
     plain = Predictor(save_bundle(learn, tmp_path/'plain'), precision='fp32')
-    highest = plain.scores([plain.prepare(f) for f in files]).max(1)
+    highest = plain.max_logits([plain.prepare(f) for f in files]).max(1)
     middle = float(np.sort(highest)[3])
     careful = Predictor(save_bundle(learn, tmp_path/'careful', none_below=middle), precision='fp32')
     rows = careful.predict_files(files)

@@ -9,7 +9,8 @@ from pet_classifier.deploy.onnx import export_onnx
 from pet_classifier.deploy.predictor import Predictor
 from pet_classifier.evaluation.interpretation import interpret
 from pet_classifier.model.backbone import TimmBackbone, build_model, check_arch, check_backbone
-from pet_classifier.model.bundle import load_bundle, save_bundle
+from pet_classifier.model.bundle import load_bundle
+from pet_classifier.model.bundle_writer import save_bundle
 from pet_classifier.model.gradcam import NoSpatialMaps, grad_cam
 from pet_classifier.training.head import fit_head
 from pet_classifier.training.learner import pet_learner
@@ -37,8 +38,8 @@ def with_opinions(arch):
 def test_every_family_gives_features_and_scores_and_maps_where_there_are_some(arch, size):
     assert check_backbone(arch, size) == arch
     model, x = with_opinions(arch), torch.rand(2, 3, size, size)
-    with torch.no_grad(): features, scores = model.features(x), model(x)
-    assert scores.shape == (2, 3) and scores.isfinite().all() and not torch.equal(scores[0], scores[1])
+    with torch.no_grad(): features, logits = model.features(x), model(x)
+    assert logits.shape == (2, 3) and logits.isfinite().all() and not torch.equal(logits[0], logits[1])
     if (arch, size) in MAPS:
         assert features.ndim == 4 and features.shape[1] > features.shape[2] == features.shape[3]
         assert grad_cam(model, x).shape == (2, *features.shape[2:])
@@ -61,10 +62,10 @@ def test_a_learner_trains_and_its_bundle_and_its_export_answer_alike(tiny_table,
     pytest.importorskip('onnxscript')
     if head == 'fastai': return  # its layers are exported by a test of their own
     x = torch.randint(0, 256, (3, 3, size, size), dtype=torch.uint8)
-    before = Predictor(bundle, precision='fp32').scores(list(x))
+    before = Predictor(bundle, precision='fp32').logits(list(x))
     session = onnxruntime.InferenceSession(export_onnx(bundle, tmp_path/'a.onnx'), providers=['CPUExecutionProvider'])
-    assert np.allclose(session.run(['scores'], {'pictures': x.numpy()})[0], before, atol=1e-3)
-    assert np.allclose(Predictor(bundle, precision='fp32').scores(list(x)), before, atol=1e-6)  # as before the export
+    assert np.allclose(session.run(['logits'], {'images': x.numpy()})[0], before, atol=1e-3)
+    assert np.allclose(Predictor(bundle, precision='fp32').logits(list(x)), before, atol=1e-6)  # as before the export
 
 
 @pytest.mark.parametrize('arch, size, native', [

@@ -11,17 +11,19 @@ from fastai.torch_core import no_random
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from pet_classifier.core.html import escape_markup
 from pet_classifier.data.labels import label_by_name
 from pet_classifier.data.loaders import loaders
 from pet_classifier.data.splits import random_split
 from pet_classifier.deploy.predictor import Predictor
-from pet_classifier.model.bundle import check_config, harmless, load_bundle, model_card, save_bundle
+from pet_classifier.model.bundle import check_config, load_bundle
+from pet_classifier.model.bundle_writer import model_card, save_bundle
 from pet_classifier.training.learner import pet_learner
 
 
 @pytest.fixture(scope='module')
 def learn(tmp_path_factory):
-    folder, rng = tmp_path_factory.mktemp('pictures'), np.random.default_rng(0)
+    folder, rng = tmp_path_factory.mktemp('images'), np.random.default_rng(0)
     for name in (f'{c}_{i}.jpg' for c in ('red', 'green', 'blue') for i in range(3)):
         Image.fromarray(rng.integers(0, 255, (40, 50, 3), np.uint8)).save(folder/name)
     return pet_learner(loaders(random_split(label_by_name(sorted(folder.iterdir())), 0.34), size=32), 'resnet18', weights='none')
@@ -236,8 +238,8 @@ def test_a_run_is_not_its_bundle(bundle):
 
 @pytest.mark.parametrize('text', ['<script>alert(1)</script>', '[a](javascript:b)', '![a](http://b)', '`a`', 'a|b', '**a**',
                                   '_a_', 'a\n# b', 'a\u202eb', '&lt;', '@a', 'www.a.b', '$a$', '~~a~~', '\\'])
-def test_hostile_names_are_harmless(text):
-    out = harmless(text)
+def test_hostile_names_are_escape_markup(text):
+    out = escape_markup(text)
     assert not set('<>`*|[]$~@\\\n\u202e') & set(out) and '://' not in out and 'www.' not in out
     assert '&lt;' not in out and not out.startswith('_')
 
@@ -250,7 +252,7 @@ def test_the_card_holds_no_mark_up_of_others(saved):
     assert card.startswith('---\nlibrary_name: pet-classifier\n') and card.count('\n---\n') == 1
 
 
-def test_the_card_says_when_pictures_are_drawn(saved):
+def test_the_card_says_when_images_are_drawn(saved):
     config = check_config(saved/'config.json')
     assert 'drawn' not in model_card(config)
     assert 'of no use on photographs' in model_card(config | dict(facts=dict(data='drawn sample')))

@@ -42,7 +42,7 @@ def test_a_network_without_places_says_so():
         grad_cam(build_model('vit_tiny_patch16_224', 3).eval(), torch.zeros(1, 3, 224, 224))
 
 
-def test_where_nothing_spoke_the_picture_is_as_it_was():
+def test_where_nothing_spoke_the_image_is_as_it_was():
     im = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
     assert np.array_equal(overlay(im, np.zeros((5, 5))), im)
     heat = np.zeros((4, 4))

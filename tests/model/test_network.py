@@ -93,7 +93,7 @@ def test_training_and_running_each_go_by_their_own_word(runs, trains):
     model[0][0].register_forward_hook(lambda m, x, out: seen.append(out.dtype == torch.bfloat16))
     model.runs_in_bf16, model.trains_in_bf16 = runs, trains
     for training in True, False: model.train(training)(torch.rand(2, 3, 8, 8))
-    model.train()[0][1].eval()  # as `KeepNorm` does it
+    model.train()[0][1].eval()  # as `FreezeBatchNorm` does it
     model(torch.rand(2, 3, 8, 8))
     assert seen == [trains, runs, trains]
 

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pet_classifier.data.loaders import loaders
-from pet_classifier.model.bundle import load_bundle, save_bundle
+from pet_classifier.model.bundle import load_bundle
+from pet_classifier.model.bundle_writer import save_bundle
 from pet_classifier.model.features import fingerprint
 from pet_classifier.model.pretrained import read_weights
 from pet_classifier.training.learner import frozen_groups, pet_learner

@@ -11,7 +11,7 @@ from torch.utils.data import TensorDataset
 from pet_classifier.core.progress import history
 from pet_classifier.data.loaders import loaders
 from pet_classifier.model.backbone import HEADS
-from pet_classifier.model.features import cached_features, fingerprint
+from pet_classifier.model.features import fingerprint
 from pet_classifier.training.fine_tuning import fine_tune
 from pet_classifier.training.head import (
     RowsDL,
@@ -23,6 +23,7 @@ from pet_classifier.training.head import (
     one_thread,
 )
 from pet_classifier.training.learner import frozen_groups, pet_learner
+from pet_classifier.training.learner_features import training_features
 
 both_heads = pytest.mark.parametrize('head', HEADS)
 
@@ -68,7 +69,7 @@ def test_on_features_the_model_is_the_learners_own_head(learner, head):
 
 @both_heads
 @pytest.mark.parametrize('weights', ['file', 'none'])
-def test_the_last_row_of_fit_head_is_what_validate_says_on_pictures(learner, tiny_weights, weights, head):
+def test_the_last_row_of_fit_head_is_what_validate_says_on_images(learner, tiny_weights, weights, head):
     learn = learner(weights='none' if weights == 'none' else tiny_weights, head=head, precision='fp32')
     fit_head(learn, 3)
     assert history(learn).iloc[-1][['valid_loss', 'error_rate']].tolist() == pytest.approx(list(learn.validate()), abs=1e-5)
@@ -97,7 +98,7 @@ def test_all_batch_norm_layers_of_fastais_head_learn_on_features(learner):
     assert [m.num_batches_tracked.item() for m in learn.model[1].modules() if isinstance(m, _BatchNorm)] == [6, 6]
 
 
-def test_pictures_pass_through_the_body_once_until_it_has_learned(learner, fresh_cache):
+def test_images_pass_through_the_body_once_until_it_has_learned(learner, fresh_cache):
     learn, passed = learner(), []
     learn.model[0].register_forward_hook(lambda module, x, out: passed.append(len(out)))
     fit_head(learn, 2)
@@ -110,7 +111,7 @@ def test_pictures_pass_through_the_body_once_until_it_has_learned(learner, fresh
     fit_head(learn, 1)
     assert sum(passed) == 18
     learn.model[0].model.bn1.running_mean += 1  # a buffer, no parameter
-    cached_features(learn)
+    training_features(learn)
     assert sum(passed) == 36
 
 
@@ -141,7 +142,7 @@ def test_training_rows_come_in_another_order_each_time_each_with_its_class():
 
 
 @both_heads
-def test_a_head_trains_on_a_number_of_pictures_that_leaves_one_over(learner, tiny_table, head):
+def test_a_head_trains_on_a_number_of_images_that_leaves_one_over(learner, tiny_table, head):
     table = tiny_table.drop(tiny_table.index[~tiny_table.is_valid][1:-1:2])
     learn = learner(loaders(table, size=32, bs=4), head=head)
     assert len(learn.dls.train_ds) == 7
@@ -163,21 +164,21 @@ def test_the_same_seed_makes_the_same_weights_to_the_last_bit(learner, head):
 def test_the_same_seed_makes_the_same_weights_whether_or_not_features_were_there(learner, fresh_cache, head):
     def trained(cached):
         learn = learner(head=head)
-        if cached: cached_features(learn)
+        if cached: training_features(learn)
         fit_head(learn, 2)
         return fingerprint(learn.model)
     assert trained(False) == trained(True) == trained(False)
 
 
 @pytest.mark.parametrize('views', [1, 2])
-def test_fit_head_leaves_the_random_state_and_the_order_of_the_pictures(learner, same_random_state, fresh_cache, views):
+def test_fit_head_leaves_the_random_state_and_the_order_of_the_images(learner, same_random_state, fresh_cache, views):
     learn = learner()
     order = learn.dls.train.rng.getstate()
     with same_random_state(): fit_head(learn, 1, views=views)
     assert learn.dls.train.rng.getstate() == order
 
 
-def test_views_are_trained_on_as_more_pictures(learner):
+def test_views_are_trained_on_as_more_images(learner):
     class Counts(Callback):
         n = 0
         def before_batch(self): self.n += self.training*len(self.yb[0])
@@ -202,7 +203,7 @@ def test_a_callback_of_ones_own_works_on_features(learner):
         def before_batch(self): self.shape = tuple(self.xb[0].shape)
     learn = learner(cbs=Sees())
     fit_head(learn, 1)
-    assert len(learn.sees.shape) == 2  # rows of numbers, no pictures
+    assert len(learn.sees.shape) == 2  # rows of numbers, no images
 
 
 def test_a_head_of_one_layer_gets_gradient_descent_with_momentum_and_another_the_usual():

@@ -212,7 +212,7 @@ def test_unfrozen_a_pretrained_bodys_weights_move_and_its_statistics_do_not(lear
 
 
 @pytest.mark.parametrize('weights', ['file', 'none'])
-def test_the_heads_batch_norm_learns_in_a_fit_on_pictures(learner, tiny_weights, weights):
+def test_the_heads_batch_norm_learns_in_a_fit_on_images(learner, tiny_weights, weights):
     learn = learner(weights='none' if weights == 'none' else tiny_weights, head='fastai')
     learn.fit(1)
     assert [m.num_batches_tracked.item() for m in learn.model[1].modules() if isinstance(m, _BatchNorm)] == [3, 3]
@@ -293,7 +293,7 @@ def test_making_a_learner_leaves_the_random_state(learner, same_random_state):
     with same_random_state(): learner(seed=5)
 
 
-def test_the_order_of_the_training_pictures_is_that_of_the_seed_of_loaders(learner, tiny_table):
+def test_the_order_of_the_training_images_is_that_of_the_seed_of_loaders(learner, tiny_table):
     def order(of_loaders, of_learner):
         return learner(loaders(tiny_table, 32, 4, seed=of_loaders), seed=of_learner).dls.train.get_idxs()
     assert order(1, 2) == order(1, 3) != order(5, 2)

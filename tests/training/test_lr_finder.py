@@ -11,8 +11,8 @@ from fastai.torch_core import no_random
 from matplotlib import pyplot as plt
 
 from pet_classifier.core.progress import history
-from pet_classifier.model.features import cached_features
 from pet_classifier.training.learner import pet_learner
+from pet_classifier.training.learner_features import training_features
 from pet_classifier.training.lr_finder import METHODS, SuggestedRate, find_lr
 
 
@@ -31,7 +31,7 @@ THINGS = dict(
     random_state=lambda learn: random.getstate(),
     numpy_state=lambda learn: [part.tolist() if isinstance(part, np.ndarray) else part for part in np.random.get_state()],
     torch_state=lambda learn: torch.get_rng_state().tolist(),
-    order_of_pictures=lambda learn: learn.dls.train.rng.getstate(),
+    order_of_images=lambda learn: learn.dls.train.rng.getstate(),
     records=lambda learn: {k: list(getattr(learn.recorder, k)) for k in 'lrs losses iters values hps metric_names'.split()},
     path=lambda learn: (learn.path, learn.model_dir),
     files=lambda learn: sorted(f.name for f in [*learn.path.rglob('*'), *learn.scratch.rglob('*')]),
@@ -141,7 +141,7 @@ def test_the_test_itself_did_train(learner):
 @pytest.mark.parametrize('frozen', [True, False])
 def test_only_a_frozen_body_is_computed_once(learner, frozen):
     learn, passed = learner(), []
-    cached_features(learn)
+    training_features(learn)
     if not frozen: learn.unfreeze()
     learn.model[0].register_forward_hook(lambda *args: passed.append(1))
     find_lr(learn, steps=30, plot=False)
@@ -175,7 +175,7 @@ def test_minimum_suggests_no_rate_that_was_not_tried(learner):
 
 def test_the_same_seed_gives_the_same_rate(learner):
     learn = learner(head='fastai')
-    cached_features(learn)
+    training_features(learn)
     def found(seed): return find_lr(learn, steps=30, plot=False, seed=seed)
     one, other = found(1), found(1)
     assert one == other and one.losses == other.losses != found(3).losses  # by dropout

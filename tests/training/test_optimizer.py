@@ -9,7 +9,7 @@ from torch import nn
 from pet_classifier.data.loaders import loaders
 from pet_classifier.training.checkpoint import Checkpoint, optimizer_state, set_optimizer_state
 from pet_classifier.training.fine_tuning import fine_tune
-from pet_classifier.training.optimizer import FusedAdam, usual_optimizer
+from pet_classifier.training.optimizer import FusedAdam, default_optimizer
 
 
 @pytest.fixture
@@ -112,4 +112,4 @@ def test_a_closure_is_refused(network):
 
 
 def test_it_is_for_cards():
-    assert usual_optimizer(torch.device('cuda', 0)) is FusedAdam and usual_optimizer(torch.device('cpu')) is Adam
+    assert default_optimizer(torch.device('cuda', 0)) is FusedAdam and default_optimizer(torch.device('cpu')) is Adam

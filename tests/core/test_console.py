@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from pet_classifier.cli import main
-from pet_classifier.core.console import Steady, exit_code, file_to_write, print_table, say, shown_warnings, stage
+from pet_classifier.core.console import SafeStream, exit_code, file_to_write, print_table, say, shown_warnings, stage
 
 posix = pytest.mark.skipif(os.name == 'nt', reason='needs a POSIX system')
 
@@ -93,7 +93,7 @@ def test_a_reader_that_leaves_ends_nothing(tmp_path):
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='needs /dev/full')
 def test_a_full_disk_behind_standard_output_is_told_at_the_end(capsys, monkeypatch):
     with open('/dev/full', 'w') as full:
-        monkeypatch.setattr(sys, 'stdout', steady := Steady(full))
+        monkeypatch.setattr(sys, 'stdout', steady := SafeStream(full))
         done = []
         def command():
             for _ in range(3): print('x'*100_000, flush=True)
@@ -107,7 +107,7 @@ def gone():
     "A stream whose reader has left"
     read, written = os.pipe()
     os.close(read)
-    return Steady(os.fdopen(written, 'w', encoding='ascii'))
+    return SafeStream(os.fdopen(written, 'w', encoding='ascii'))
 
 
 @posix
@@ -120,7 +120,7 @@ def test_training_goes_on_when_nobody_reads(tiny_folder, tiny_weights, tmp_path,
 
 @posix
 def test_what_an_encoding_lacks_is_escaped(tmp_path):
-    with open(tmp_path/'out', 'w', encoding='ascii', errors='strict') as f: print('caf\udce9 \u732b', file=Steady(f))
+    with open(tmp_path/'out', 'w', encoding='ascii', errors='strict') as f: print('caf\udce9 \u732b', file=SafeStream(f))
     assert (tmp_path/'out').read_text() == 'caf\\udce9 \\u732b\n'
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from fastai.torch_core import default_device
 
-from pet_classifier.core.device import choose_device, device_name, fast_math, has_room, number_batches, send
+from pet_classifier.core.device import choose_device, device_name, fast_math, fits_on_device, index_batches, send
 from pet_classifier.data.loaders import loaders
 
 CPU, CUDA = torch.device('cpu'), torch.device('cuda')
@@ -52,18 +52,18 @@ def test_a_card_has_its_name_and_a_processor_its_threads(monkeypatch):
     (513, 2, False, [2]*256 + [1]), (513, 2, True, [2]*256)])
 def test_batches_of_numbers_are_all_numbers_in_their_order(n, bs, drop_last, sizes):
     order = list(reversed(range(n)))
-    batches = list(number_batches(iter(order), bs, drop_last, CPU))
+    batches = list(index_batches(iter(order), bs, drop_last, CPU))
     assert [len(b) for b in batches] == sizes
     assert [i for b in batches for i in b.tolist()] == order[:sum(sizes)]
 
 
 def test_an_endless_order_is_taken_piece_by_piece():
-    assert [b.tolist() for b in islice(number_batches(count(), 2, False, CPU), 300)][-1] == [598, 599]
+    assert [b.tolist() for b in islice(index_batches(count(), 2, False, CPU), 300)][-1] == [598, 599]
 
 
 def test_a_quarter_of_what_is_free_on_a_card_may_be_kept_there(monkeypatch):
     monkeypatch.setattr('torch.cuda.mem_get_info', lambda device: (400, 1000))
-    assert has_room(100, CUDA) and not has_room(101, CUDA) and has_room(101, CPU)
+    assert fits_on_device(100, CUDA) and not fits_on_device(101, CUDA) and fits_on_device(101, CPU)
 
 
 def test_on_a_processor_nothing_is_copied_and_no_switch_is_turned():
@@ -93,6 +93,6 @@ def test_on_a_card_images_are_kept_and_trained_on(tiny_table, learner):
     dls = loaders(tiny_table, size=32, bs=4, device='cuda')
     learn = learner(dls)
     fine_tune(learn, 1)
-    assert dls.train.decoded.kept.device == dls.device == next(learn.model.parameters()).device
+    assert dls.train.decoded.on_device.device == dls.device == next(learn.model.parameters()).device
     there, here = (torch.cat([x.cpu() for x, _ in dl]) for dl in (dls.valid, loaders(tiny_table, size=32, device='cpu').valid))
     assert torch.allclose(there, here)

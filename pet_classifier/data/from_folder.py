@@ -62,7 +62,7 @@ def _folders(names): return ' and '.join(f'{printable(n)}/' for n in names)
 def _note_split(layout, found):
     "Note which folders are used as which part of the split."
     by_part = {part: _folders(n for n, p in layout.split.items() if p == part) for part in ('train', 'valid', 'test')}
-    test = f"; {by_part['test']} is not used for training or model selection" if by_part['test'] else ''
+    test = f"; {by_part['test']} is a test set, not used for training or model selection" if by_part['test'] else ''
     if by_part['valid']: found.notes.append(f"{by_part['train']} and {by_part['valid']} are used as the split{test}")
     else: found.notes.append(f"a random part of {by_part['train']} is used for validation{test} (unless it is renamed to valid/)")
 

@@ -11,7 +11,7 @@ from pet_classifier.data.images import ImageProblem, list_images, open_image
 
 
 def pillows(file, size):
-    "The square in the middle as Pillow makes it, uint8, 3 x size x size"
+    "Return the center crop computed by Pillow, uint8, 3 x size x size"
     with Image.open(file) as im: im = ImageOps.exif_transpose(im).convert('RGB')
     side = min(im.size)
     left, top = (im.width - side)//2, (im.height - side)//2
@@ -23,14 +23,14 @@ def far(a, b): return (a.float() - b.float()).abs().mean().item()
 
 
 def textured(width, height, seed=0):
-    "An image of which no two parts are alike"
+    "Return an image of random texture"
     noise = np.random.default_rng(seed).integers(0, 255, (height//4, width//4, 3), np.uint8)
     return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
 
 
 @pytest.fixture
 def files(tmp_path):
-    "Seven images of their own, each of another kind"
+    "Seven images of different shapes and formats"
     made = []
     for i, (w, h) in enumerate([(60, 40), (40, 60), (50, 50), (33, 90), (91, 34), (16, 16), (200, 150)]):
         made.append(tmp_path/'own'/f'{i}{(".png", ".jpg")[i % 2]}')
@@ -39,7 +39,7 @@ def files(tmp_path):
     return made
 
 
-def test_fits_what_pillow_does_on_made_up_images(files):
+def test_equals_pillow_on_generated_images(files):
     for f in files:
         for size in 16, 24, 37:
             ours, theirs = load_image(f, size), pillows(f, size)
@@ -47,13 +47,13 @@ def test_fits_what_pillow_does_on_made_up_images(files):
             assert far(ours, theirs.flip(-1)) > 10 < far(ours, theirs.transpose(1, 2))
 
 
-def test_fits_what_pillow_does_on_drawn_pets(tmp_path):
+def test_equals_pillow_on_drawn_pets(tmp_path):
     for i, breed in enumerate(['pug', 'Bengal', 'samoyed']):
         draw_pet(breed, seed=i).save(file := tmp_path/f'{breed}.jpg')
         assert far(load_image(file, 64), pillows(file, 64)) < 2
 
 
-def test_fits_what_pillow_does_on_real_pets(pets_dir):
+def test_equals_pillow_on_real_pets(pets_dir):
     files = list_images(pets_dir)[::12]
     for size in 64, 224: assert max(far(load_image(f, size), pillows(f, size)) for f in files) < 2
 
@@ -82,14 +82,14 @@ def test_a_jpeg_of_any_mode_has_its_colours(tmp_path, mode):
 
 
 @pytest.mark.parametrize('mode', ['L', 'CMYK', 'YCbCr', 'RGB'])
-def test_a_jpeg_of_any_mode_is_read_as_open_image_reads_it(tmp_path, mode):
+def test_a_jpeg_of_any_mode_is_read_like_open_image(tmp_path, mode):
     image, black = textured(64, 48), textured(64, 48, 1).convert('L')
     image = Image.merge('CMYK', [*image.split(), black]) if mode == 'CMYK' else image.convert(mode)
     image.save(tmp_path/'a.jpg')
     assert far(read_pixels(tmp_path/'a.jpg'), torch.from_numpy(np.array(open_image(tmp_path/'a.jpg'))).permute(2, 0, 1)) < 1
 
 
-def test_what_is_transparent_is_white(tmp_path):
+def test_transparent_pixels_become_white(tmp_path):
     im = Image.new('P', (40, 40), 1)
     im.putpalette([255, 0, 0, 0, 0, 255])
     im.paste(0, (0, 0, 40, 20))
@@ -107,7 +107,7 @@ def test_sixteen_bits_are_scaled(tmp_path):
 
 @pytest.mark.parametrize('format, name', [('PNG', 'a.jpg'), ('JPEG', 'a.png'), ('WEBP', 'a.jpeg'), ('GIF', 'a.jpg'), ('BMP', 'b'),
                                           ('TIFF', 'a.JPG')])
-def test_the_content_decides_and_not_the_suffix(tmp_path, format, name):
+def test_the_format_is_identified_by_the_content(tmp_path, format, name):
     textured(60, 40).save(tmp_path/name, format)
     assert far(load_image(tmp_path/name, 24), pillows(tmp_path/name, 24)) < 2
     assert torch.equal(load_image(str(tmp_path/name), 24), load_image(tmp_path/name, 24))
@@ -124,30 +124,30 @@ def test_a_truncated_jpeg_is_named_with_its_reason(tmp_path, share, kwargs):
 
 
 @pytest.mark.parametrize('make, reason', [
-    (lambda f: None, 'not there'), (lambda f: f.touch(), 'empty'), (lambda f: f.mkdir(), 'a folder'),
+    (lambda f: None, 'not found'), (lambda f: f.touch(), 'empty'), (lambda f: f.mkdir(), 'a folder'),
     (lambda f: f.write_text('not an image'), 'not an image'),
     (lambda f: f.write_bytes(b'\xff\xd8\xff\xe0'), 'broken|not an image'),
-    (lambda f: f.symlink_to('nowhere'), 'a link to a file that is not there')])
-def test_what_is_no_image_is_named_with_its_reason(tmp_path, make, reason):
+    (lambda f: f.symlink_to('nowhere'), 'a broken link')])
+def test_files_that_are_not_images_are_named_with_the_reason(tmp_path, make, reason):
     make(tmp_path/'a.jpg')
     with pytest.raises(ImageProblem, match=f'a.jpg: ({reason})'): read_pixels(tmp_path/'a.jpg')
 
 
 @pytest.mark.parametrize('name', ['bomb.jpg', 'bomb.png'])
-def test_a_bomb_is_refused_before_it_is_decoded(tmp_path, monkeypatch, name):
+def test_a_decompression_bomb_is_refused_before_decoding(tmp_path, monkeypatch, name):
     Image.new('L', (11_000, 9_500)).save(tmp_path/name)
     monkeypatch.setattr(simplejpeg, 'decode_jpeg', lambda *args, **kwargs: pytest.fail('decoded'))
     monkeypatch.setattr(Image.Image, 'convert', lambda *args: pytest.fail('decoded'))
     with pytest.raises(ImageProblem, match=f'{name}: too large'): load_image(tmp_path/name, 32)
 
 
-def test_a_square_of_the_right_size_is_left_as_it_is():
+def test_a_crop_of_the_right_size_is_not_scaled():
     x = torch.randint(0, 255, (3, 20, 31), dtype=torch.uint8)
     assert torch.equal(center_crop(x, 20), x[:, :, 5:25])
     assert center_crop(x[:, :1, :1], 8).shape == (3, 8, 8) and (center_crop(x[:, :1, :1], 8) == x[:, :1, :1]).all()
 
 
-def test_the_order_is_kept(files):
+def test_load_images_keeps_the_order(files):
     many = [files[i % 7] for i in np.random.default_rng(0).permutation(40)]
     x = load_images(many, 16)
     assert x.shape == (40, 3, 16, 16) and x.dtype == torch.uint8
@@ -155,14 +155,14 @@ def test_the_order_is_kept(files):
     assert load_images([], 16).shape == (0, 3, 16, 16)
 
 
-def test_the_first_that_is_no_image_is_named(files):
+def test_the_first_broken_image_is_named(files):
     files[2].write_text('broken')
     files[4].write_text('broken too')
     with pytest.raises(ImageProblem, match='2.png'): load_images(files, 16)
 
 
 @pytest.mark.parametrize('format', ['PNG', 'JPEG', 'WEBP', 'GIF', 'BMP', 'TIFF'])
-def test_the_bytes_of_a_file_are_read_as_the_file_is(tmp_path, format):
+def test_bytes_are_read_like_the_file(tmp_path, format):
     exif = Image.Exif()
     exif[0x0112] = 6
     textured(60, 40).save(tmp_path/'a', format, **({} if format in ('GIF', 'BMP') else dict(exif=exif)))
@@ -170,18 +170,18 @@ def test_the_bytes_of_a_file_are_read_as_the_file_is(tmp_path, format):
     for wrapped in data, bytearray(data), memoryview(data): assert torch.equal(read_pixels(wrapped), read_pixels(tmp_path/'a'))
 
 
-def test_bytes_that_are_no_image_are_refused_as_files_are(tmp_path, monkeypatch):
+def test_bytes_that_are_not_an_image_are_refused(tmp_path, monkeypatch):
     textured(60, 40).save(tmp_path/'a.jpg')
     Image.new('L', (11_000, 9_500)).save(tmp_path/'bomb.png')
     monkeypatch.setattr(simplejpeg, 'decode_jpeg', lambda *args, **kwargs: pytest.fail('decoded'))
-    for data, said in ((b'', 'empty'), (b'text', 'not an image'), ((tmp_path/'bomb.png').read_bytes(), 'too large'),
+    for data, message in ((b'', 'empty'), (b'text', 'not an image'), ((tmp_path/'bomb.png').read_bytes(), 'too large'),
                        (b'%!PS-Adobe-3.0 EPSF-3.0', r'not an image \(JPEG')):
-        with pytest.raises(ImageProblem, match=f'^this image: {said}'): read_pixels(data)
+        with pytest.raises(ImageProblem, match=f'^this image: {message}'): read_pixels(data)
     monkeypatch.undo()
     with pytest.raises(ImageProblem, match='^this image: broken or cut off'): read_pixels((tmp_path/'a.jpg').read_bytes()[:-40])
 
 
-def test_a_pil_image_that_was_not_decoded_yet_is_checked_as_files_are(tmp_path):
+def test_an_undecoded_pil_image_is_checked(tmp_path):
     textured(320, 240).save(tmp_path/'a.jpg')
     (tmp_path/'cut.jpg').write_bytes((tmp_path/'a.jpg').read_bytes()[:2000])
     Image.new('L', (11_000, 9_500)).save(tmp_path/'bomb.png')
@@ -191,7 +191,7 @@ def test_a_pil_image_that_was_not_decoded_yet_is_checked_as_files_are(tmp_path):
     with pytest.raises(ImageProblem, match='this image: too large: 11000 x 9500'): load_image(bomb, 32)
 
 
-def test_arrays_and_tensors_are_the_image_they_hold():
+def test_arrays_and_tensors_are_read():
     im = textured(60, 40)
     array, expected = np.array(im), torch.from_numpy(np.array(im)).permute(2, 0, 1)
     frozen = array.copy()
@@ -203,17 +203,17 @@ def test_arrays_and_tensors_are_the_image_they_hold():
     assert load_image(np.zeros((1, 900, 3), np.uint8), 16).shape == load_image(grey[:1, :1], 16).shape == (3, 16, 16)
 
 
-@pytest.mark.parametrize('wrong, said', [
-    (np.zeros((9, 8, 3), np.float32), r'this array: its numbers are float32, expected uint8.*\(255\*array\).round\(\)'),
-    (torch.zeros(3, 9, 8), r'this tensor: its numbers are float32, expected uint8.*\(255\*tensor\).round\(\).to\(torch.uint8\)'),
-    (np.zeros((9, 8, 3), object), 'its numbers are object'), (np.zeros((9, 8), bool), 'its numbers are bool'),
+@pytest.mark.parametrize('wrong, message', [
+    (np.zeros((9, 8, 3), np.float32), r'this array: its dtype is float32, expected uint8.*\(255\*array\).round\(\)'),
+    (torch.zeros(3, 9, 8), r'this tensor: its dtype is float32, expected uint8.*\(255\*tensor\).round\(\).to\(torch.uint8\)'),
+    (np.zeros((9, 8, 3), object), 'its dtype is object'), (np.zeros((9, 8), bool), 'its dtype is bool'),
     (np.zeros((3, 9, 8), np.uint8), r'its shape is \(3, 9, 8\), expected height x width x 3.*array.transpose\(1, 2, 0\)'),
     (np.zeros((9, 8, 4), np.uint8), r'its shape is \(9, 8, 4\), expected height x width x 3.*leave out other channels'),
     (torch.zeros(9, 8, 3, dtype=torch.uint8), r'\(9, 8, 3\), expected 3 x height x width.*tensor.permute\(2, 0, 1\)'),
     (torch.zeros(9, 8, dtype=torch.uint8), r'its shape is \(9, 8\), expected 3 x height x width'),
-    (np.zeros((2, 9, 8, 3), np.uint8), r'many images are given as a list: list\(array\)'),
-    (torch.zeros(2, 3, 9, 8, dtype=torch.uint8), r'many images are given as a list: list\(tensor\)'),
-    (np.zeros((9, 0, 3), np.uint8), 'there is no image in it'), (torch.zeros(3, 0, 4, dtype=torch.uint8), 'no image in it'),
-    (None, 'this NoneType: no image; expected its path'), (7, 'this int: no image')], ids=str)
-def test_what_is_no_image_of_any_kind_is_named_with_what_was_expected(wrong, said):
-    with pytest.raises(ImageProblem, match=said): load_image(wrong, 16)
+    (np.zeros((2, 9, 8, 3), np.uint8), r'give several images as a list: list\(array\)'),
+    (torch.zeros(2, 3, 9, 8, dtype=torch.uint8), r'give several images as a list: list\(tensor\)'),
+    (np.zeros((9, 0, 3), np.uint8), 'it is empty'), (torch.zeros(3, 0, 4, dtype=torch.uint8), 'it is empty'),
+    (None, 'this NoneType: not an image; expected a path'), (7, 'this int: not an image')], ids=str)
+def test_invalid_input_is_refused_with_what_was_expected(wrong, message):
+    with pytest.raises(ImageProblem, match=message): load_image(wrong, 16)

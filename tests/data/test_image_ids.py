@@ -7,7 +7,7 @@ from pet_classifier.data.image_ids import content_ids, image_ids
 from pet_classifier.data.images import ImageProblem
 
 
-def test_an_image_keeps_its_name_until_it_changes(tmp_path, monkeypatch):
+def test_image_ids_change_with_the_file(tmp_path, monkeypatch):
     file, other = tmp_path/'a.jpg', tmp_path/'b.jpg'
     for f in file, other:
         f.write_bytes(b'one')
@@ -15,7 +15,7 @@ def test_an_image_keeps_its_name_until_it_changes(tmp_path, monkeypatch):
     first, second = image_ids([file, other])
     assert first != second and len(bytes.fromhex(first)) == 16
     monkeypatch.chdir(tmp_path)
-    assert image_ids(['b.jpg', 'a.jpg']) == [second, first]  # however the path is written
+    assert image_ids(['b.jpg', 'a.jpg']) == [second, first]  # also by a relative path
     seen = {first}
     for content, when in (b'two', 10**18 + 1), (b'three', 10**18), (b'one', 10**18 + 100):
         file.write_bytes(content)
@@ -25,13 +25,13 @@ def test_an_image_keeps_its_name_until_it_changes(tmp_path, monkeypatch):
     assert image_ids([]) == []
 
 
-def test_a_name_that_is_no_utf8_is_taken(tmp_path):
+def test_image_ids_accept_names_that_are_not_utf8(tmp_path):
     file = os.fsdecode(os.fsencode(tmp_path/'a') + b'\xff.jpg')
     with open(file, 'wb') as f: f.write(b'x')
     assert len(image_ids([file])[0]) == 32
 
 
-def test_an_image_that_is_not_there_is_named(tmp_path):
+def test_a_missing_image_raises_an_error_with_its_name(tmp_path):
     with pytest.raises(ImageProblem, match='gone.jpg: cannot be reached: No such file'): image_ids([tmp_path/'gone.jpg'])
 
 

@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-from .images import SUFFIXES
+from .images import SUFFIXES, is_hidden
 
 # %% ../../nbs/api/data.layout.ipynb #ac628a8c
 class Scan(NamedTuple):
@@ -25,8 +25,6 @@ class Scan(NamedTuple):
     again: list # links to folders that were entered already, also in `skipped`
     unreadable: list # pairs (path, reason)
 
-def _is_hidden(name): return name.startswith('.') or name == '__MACOSX'
-
 def _is_broken_link(path): return os.path.islink(path) and not os.path.exists(path)
 
 def _enter(folder, found):
@@ -34,7 +32,7 @@ def _enter(folder, found):
     folders, links = [], []
     for entry in sorted(os.scandir(folder), key=lambda e: e.name):
         path = Path(folder)/entry.name
-        if _is_hidden(path.name): found.skipped.append(path)
+        if is_hidden(path.name): found.skipped.append(path)
         elif os.path.isdir(path): (links if entry.is_symlink() else folders).append(path)
         elif path.suffix.lower() in SUFFIXES: found.images.append(path)
         elif _is_broken_link(path): found.unreadable.append((path, 'a broken link'))

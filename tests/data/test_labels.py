@@ -119,7 +119,7 @@ def test_unmatched_names_are_all_listed():
 
 def test_the_pattern_of_fastai_1_is_explained():
     with pytest.raises(ValueError) as e: label_by_name(FILES, V1)
-    assert "never contains '/'" in str(e.value) and str(e.value).endswith(f"is today '{PETS_PATTERN}'")
+    assert "never contains '/'" in str(e.value) and str(e.value).endswith(f"is now '{PETS_PATTERN}'")
     assert label_by_path(FILES, V1).label.tolist() == label_by_name(FILES).label.tolist()
 
 

@@ -151,7 +151,8 @@ def test_a_pattern_keeps_the_split_of_the_folders(tmp_path):
     assert labelled_images(tmp_path, r'_(\d)').table.is_valid.tolist() == [False]*4 + [True]*4
     lay(tmp_path, 'plane/x_0.jpg')
     found = labelled_images(tmp_path, '^/([^/]+)')
-    assert set(found.table.label) == {'train', 'val', 'plane'} and 'is_valid' not in found.table and noted(found, 'are not used as a split')
+    assert set(found.table.label) == {'train', 'val', 'plane'} and 'is_valid' not in found.table
+    assert noted(found, 'are not used as a split')
 
 
 def test_empty_classes_and_broken_ones_are_named(tmp_path):
@@ -268,7 +269,8 @@ def test_a_folder_named_like_a_data_set(tmp_path, monkeypatch):
     monkeypatch.chdir(lay(tmp_path, 'digits/cat/1.jpg', 'digits/dog/1.jpg'))
     assert len(labelled_images('./digits').table) == 2
     found = labelled_images('digits')
-    assert set(found.table.label) == {'3', '7'} and noted(found, "'digits' is the data set of that name; for the folder, give ./digits")
+    assert set(found.table.label) == {'3', '7'}
+    assert noted(found, "'digits' is the data set of that name; for the folder, give ./digits")
 
 
 def test_labelled_images_begins_with_the_table(tmp_path):

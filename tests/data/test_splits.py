@@ -182,7 +182,7 @@ def test_other_images_are_named(tmp_path):
                             '1 only in the table: b_3.jpg; 3 with another label: c_0.jpg, c_1.jpg, c_2.jpg')
 
 
-@pytest.mark.parametrize('text, says', [('file,label\na_0.jpg,a\n', "is not a split: it has no column is_valid, only file, label"),
+@pytest.mark.parametrize('text, says', [('file,label\na_0.jpg,a\n', "not a split: it has no column is_valid, only file, label"),
                                         ('file,label,is_valid\npets/a_0.jpg,a,perhaps\n', "got also 'perhaps'"),
                                         ('file,label,is_valid\n' + 'a_0.jpg,a,True\n' * 2, '1 listed twice: a_0.jpg')])
 def test_a_broken_split_file(tmp_path, text, says):

@@ -79,7 +79,7 @@ def test_sample_draws_into_a_new_folder_only(cli, tmp_path):
     code, out, _ = cli('sample', tmp_path/'s', '--per-breed', 1)
     assert code == 0 and out == f'37 drawn pets in {tmp_path/"s"}\n' and len(list((tmp_path/'s').iterdir())) == 37
     code, out, err = cli('sample', tmp_path/'s')
-    assert code == 2 and not out and 'holds files already' in err
+    assert code == 2 and not out and 'is not empty' in err
 
 
 def test_check_of_good_images_only_counts_them(cli, tiny_folder):
@@ -154,7 +154,7 @@ def test_check_cuts_long_lists_with_a_count_and_writes_them_whole(cli, tiny_fold
 @pytest.mark.parametrize('args, said', [
     (['check', 'nowhere'], "nowhere' is neither a folder nor a data set"),
     (['train', '{data}', '--out', '{tmp}/out', '--pattern', '(\\d+)x'], '18 of 18 names do not match'),
-    (['check', '{data}', '--pattern', '('], 'is no regular expression'),
+    (['check', '{data}', '--pattern', '('], 'is not a regular expression'),
     (['train', 'nowhere', '--out', '{tmp}/out'], 'neither a folder'),
     (['train', '{data}', '--out', '{data}'], 'is not empty; a run never overwrites another'),
     (['train', '{data}', '--out', '{tmp}/out', '--arch', 'resnet43'], 'near it: resnet'),
@@ -267,7 +267,7 @@ def test_a_broken_image_is_a_row_and_exit_code_1(cli, bundle, tiny_folder, tmp_p
     for more in [], ['--csv', tmp_path/'rows.csv']:
         code, out, _ = cli('predict', bundle, tmp_path/'a.jpg', tiny_folder/'red_0.jpg', tmp_path/'gone.jpg', *more)
         table = rows((tmp_path/'rows.csv').read_text() if more else out)
-        assert code == 1 and table.problem.tolist() == ['empty', '', 'not there']
+        assert code == 1 and table.problem.tolist() == ['empty', '', 'not found']
         assert [bool(x) for x in table.label] == [p != '' for p in table.probability] == [False, True, False]
 
 

@@ -53,7 +53,7 @@ def test_a_run_has_every_part(tiny_run):
 def test_metrics_history_and_bundle_agree(tiny_run):
     metrics = json.loads((tiny_run.out/'metrics.json').read_text())
     card = (tiny_run.out/'model'/'README.md').read_text()
-    assert f'| error_rate | {metrics["error_rate"]:.4g} |' in card and '| data_licence | not known here: say whose' in card
+    assert f'| error_rate | {metrics["error_rate"]:.4g} |' in card and '| data_licence | unknown: state their source' in card
     assert metrics == tiny_run.metrics
     assert {'error_rate', 'seconds', 'arch', 'size', 'seed', 'train', 'valid', 'versions'} <= metrics.keys()
     table, broken = labelled_table(tiny_run.data)

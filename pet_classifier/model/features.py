@@ -109,12 +109,12 @@ class FeatureExtractor:
         bs:int|None=None, # images per batch; None: 32 on the CPU, 256 on a GPU
     ) -> torch.Tensor: # float32, one row per image
         "Compute the features of `files`, without the cache"
-        from pet_classifier.core.console import counted
+        from pet_classifier.core.console import progress_bar
         files, (pool, rest), gpu = list(files), split_head(self.model[1]), self.device.type == 'cuda'
         bs = bs or (256 if gpu else 32)
         features = torch.empty(len(files), next(rest.parameters()).shape[-1], pin_memory=gpu) # once: there may be many
         with no_random(self.seed), fast_math(self.device), evaluating(self.model.to(self.device)):
-            for i in counted(range(0, len(files), bs), each=bs):
+            for i in progress_bar(range(0, len(files), bs), each=bs):
                 x = self.preprocess(send(load_images(files[i:i+bs], self.size), self.device))
                 features[i:i+bs].copy_(pool(self.model.features(x)), non_blocking=True)
             if gpu: torch.cuda.synchronize(self.device)

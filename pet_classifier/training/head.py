@@ -18,7 +18,7 @@ from fastai.torch_core import no_random, params
 from fastcore.foundation import L
 from torch.utils.data import TensorDataset
 
-from ..core.device import fast_math, number_batches
+from ..core.device import fast_math, index_batches
 from ..core.keywords import refuse_unknown
 from ..model.features import split_head
 from .checkpoint import Checkpoint, keeping
@@ -28,7 +28,7 @@ from .learner_features import training_features
 class RowsDL(TfmdDL):
     "fastai's `TfmdDL` over a `TensorDataset`, which fetches the rows of a batch at once"
     def create_batches(self, samps):
-        for numbers in number_batches(samps, self.bs, self.drop_last, self.dataset.tensors[0].device):
+        for numbers in index_batches(samps, self.bs, self.drop_last, self.dataset.tensors[0].device):
             yield tuple(t[numbers] for t in self.dataset.tensors)
 
 def feature_loaders(

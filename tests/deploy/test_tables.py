@@ -180,7 +180,7 @@ def test_a_request_of_which_nothing_was_done_is_in_nobodys_way(predictor, files,
 
 def test_one_at_a_time(predictor, files, tmp_path):
     with folder_lock(tmp_path/'.a.csv.parts', 'it'):
-        said = "another process is writing 'a.csv' in .*: wait until it is done, or choose a new place"
+        said = "another process is writing 'a.csv' in .*: wait until it is done, or choose another folder"
         with pytest.raises(BlockingIOError, match=said): predict_table(predictor, files, tmp_path/'a.csv')
     assert predict_table(predictor, files, tmp_path/'a.csv') == 3
 

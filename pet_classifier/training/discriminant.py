@@ -20,7 +20,8 @@ _ROWS = 1024 # computed at a time
 
 def _by_class(features, targets, n_classes):
     "Rows per class, the mean of all rows, and the mean of each class less that one (0 for a class without rows), in float64."
-    counts, sums = torch.bincount(targets, minlength=n_classes).double(), features.new_zeros(n_classes, features.shape[1]).double()
+    counts = torch.bincount(targets, minlength=n_classes).double()
+    sums = torch.zeros(n_classes, features.shape[1], dtype=torch.float64, device=features.device)
     for x, y in zip(features.split(_ROWS), targets.split(_ROWS)): sums.index_add_(0, y, x.double())
     center = sums.sum(0)/len(features)
     return counts, center, (sums - counts[:, None]*center)/counts[:, None].clamp_min(1)
@@ -42,10 +43,10 @@ def _times_inverse(means, features, targets, centers, share, ridge):
 # %% ../../nbs/api/training.discriminant.ipynb #b48438b5
 def _check(features, targets, n_classes, shrinkage):
     if features.ndim != 2 or targets.shape != features.shape[:1] or not len(features):
-        raise ValueError(f'features {tuple(features.shape)}, targets {tuple(targets.shape)}: expected one row of features per target')
+        raise ValueError(f'features {tuple(features.shape)}, targets {tuple(targets.shape)}: expected one row per target')
     if not 0 < shrinkage <= 1: raise ValueError(f'shrinkage={shrinkage}: expected a number above 0 and up to 1, such as 0.4')
     if not 0 <= targets.min() <= targets.max() < n_classes:
-        raise ValueError(f'targets from {targets.min()} to {targets.max()}: expected 0 to {n_classes-1}, for n_classes={n_classes}')
+        raise ValueError(f'targets from {targets.min()} to {targets.max()}: expected 0 to {n_classes-1}, below n_classes')
     if not features.isfinite().all(): raise ValueError('features hold NaN or infinity: the network that made them is broken')
 
 def _weight(features, targets, center, means, shrinkage):

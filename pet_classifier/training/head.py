@@ -107,11 +107,11 @@ def choose_method(
     fits = linear and isinstance(learn.loss_func, CrossEntropyLossFlat)
     if method == 'auto': return 'discriminant' if fits and not asked else 'sgd'
     if method == 'discriminant' and asked:
-        raise ValueError(f"method='discriminant', {', '.join(asked)}: the discriminant is computed in closed form and takes none of "
-                         "these; leave them out, or give method='sgd'")
+        raise ValueError(f"method='discriminant', {', '.join(asked)}: the discriminant is in closed form and takes none "
+                         "of these; leave them out, or give method='sgd'")
     if method == 'discriminant' and not fits:
-        raise ValueError("method='discriminant': expected a linear head and cross-entropy; make the learner with head='linear', or "
-                         "give method='sgd'")
+        raise ValueError("method='discriminant': expected a linear head and cross-entropy; make the learner with head='linear', "
+                         "or give method='sgd'")
     return method
 
 # %% ../../nbs/api/training.head.ipynb #a1c0d504

@@ -23,7 +23,7 @@ from matplotlib import pyplot as plt
 from ..core.device import choose_device, number_batches, send
 from ..core.keywords import refuse_unknown
 from .augment import default_augment
-from .crops import load_images
+from .crops import check_sizes, load_images
 from .decoded_images import DecodedImages
 from .images import listed, open_image
 from .splits import check_split
@@ -102,8 +102,9 @@ class PetDL(TfmdDL):
 
 # %% ../../nbs/api/data.loaders.ipynb #ea4b34b5
 class PetLoaders(DataLoaders):
-    "fastai's `DataLoaders`, with the `size` of their images in pixels, and a `show_batch` that refuses unknown keywords"
+    "fastai's `DataLoaders`, with the `sizes` of their images in pixels, and a `show_batch` that refuses unknown keywords"
     size: int|None = None
+    sizes: tuple = () # at which the network sees them, ascending; the last is `size`
 
     @refuse_unknown
     def show_batch(self,
@@ -121,21 +122,22 @@ class PetLoaders(DataLoaders):
 @refuse_unknown
 def loaders(
     table, # labelled table with the columns `file`, `label` and `is_valid`
-    size:int=224, # side of the square that the network sees, in pixels
+    size:int|tuple=224, # of the center crops, in pixels; several, such as (224, 352): the network averages their features
     bs:int|None=None, # images per batch, fewer where there are fewer; None: 32 on a CPU, 64 on a GPU
     augment:list|None=None, # fastai batch transforms for training; None: `default_augment(size)`; []: none
     seed:int=2, # for the order in which training images are shuffled
     num_workers:int=0, # processes that fetch batches
     device=None, # where the batches go, as `choose_device` takes it; None: the GPU if there is one
     keep:bool|None=None, # keep all images on the device, decoded, if they fit? None: on a GPU, without `num_workers`
-) -> PetLoaders: # with `train`, `valid`, `vocab`, and `size`
+) -> PetLoaders: # with `train`, `valid`, `vocab`, `size` (the largest) and `sizes`
     "fastai `DataLoaders` over `table`, with its split, presizing and augmentation"
     device = choose_device(device)
     if keep is None: keep = device.type == 'cuda' and not num_workers
     if keep and num_workers:
         raise ValueError(f'keep=True, num_workers={num_workers}: no process fetches what is kept; give one of the two')
     if bs is None: bs = 32 if device.type == 'cpu' else 64
-    if bs < 1 or size < 8: raise ValueError(f'bs={bs}, size={size}: expected at least 1 image a batch and 8 pixels a side')
+    if bs < 1: raise ValueError(f'bs={bs}: expected at least 1 image per batch')
+    *_, size = sizes = check_sizes(size)
     table = check_split(table)
     augment = default_augment(size) if augment is None else augment
     spare = any(getattr(t, 'size', None) for t in augment) # a transform that makes `size` itself is given more pixels
@@ -149,5 +151,5 @@ def loaders(
     for dl, side in zip(dls.loaders, (presize(size) if spare else size, size)):
         dl.side, dl.decoded = side, DecodedImages(dl.dataset.items.file, side, device if keep else None)
     res = PetLoaders(*dls.loaders, device=device)
-    res.size = size
+    res.size, res.sizes = size, sizes
     return res

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from pet_classifier.core.cache import clear_cache
 from pet_classifier.data import decoded_images
-from pet_classifier.data.crops import center_crop, load_image, load_images, read_pixels
+from pet_classifier.data.crops import center_crop, check_sizes, load_image, load_images, read_pixels
 from pet_classifier.data.decoded_images import DecodedImages
 from pet_classifier.data.drawing import draw_pet
 from pet_classifier.data.images import ImageProblem, list_images, open_image
@@ -446,3 +446,13 @@ def test_squares_that_do_not_fit_come_from_the_file(files, fresh_cache, monkeypa
     decoded = DecodedImages(files, 24, CPU)
     assert not decoded.fits and decoded.kept is None
     assert torch.equal(decoded[[6, 0]], load_images([files[6], files[0]], 24))
+
+
+@pytest.mark.parametrize('size, sizes', [
+    (224, (224,)), ((224,), (224,)), ([352, 224], (224, 352)), ((8, 4096, 100), (8, 100, 4096))])
+def test_sizes_are_a_tuple_that_ascends(size, sizes): assert check_sizes(size) == sizes
+
+
+@pytest.mark.parametrize('size', [7, 4097, 0, -1, 224., '224', True, None, (), (224, 224), (224, 7), [224, '352']])
+def test_what_is_no_size_is_refused(size):
+    with pytest.raises(ValueError, match='expected 8 to 4096 pixels, such as 224, or several different ones'): check_sizes(size)

@@ -1192,6 +1192,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'pet_classifier/options.py'),
                                         'pet_classifier.options.given': ('api/options.html#given', 'pet_classifier/options.py'),
                                         'pet_classifier.options.parse_lr': ('api/options.html#parse_lr', 'pet_classifier/options.py'),
+                                        'pet_classifier.options.parse_size': ('api/options.html#parse_size', 'pet_classifier/options.py'),
                                         'pet_classifier.options.run_app': ('api/options.html#run_app', 'pet_classifier/options.py')},
             'pet_classifier.report': { 'pet_classifier.report._calibration_text': ( 'api/report.html#_calibration_text',
                                                                                     'pet_classifier/report.py'),

@@ -158,7 +158,7 @@ def _where(known, out):
 def _learner(known, out, config, device):
     "The learner of a run, with its checkpoints in `out`"
     more = dict(balance=True) if config.balance else {}
-    dls = loaders(known.table, size=learn.dls.size, seed=config.seed, device=device)
+    dls = loaders(known.table, size=config.size, seed=config.seed, device=device)
     learn = pet_learner(dls, config.arch, config.weights, seed=config.seed, **more)
     learn.path, learn.model_dir = out, 'checkpoints'
     return learn

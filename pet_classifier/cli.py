@@ -32,6 +32,7 @@ from pet_classifier.options import (
                                     Weights,
                                     given,
                                     parse_lr,
+                                    parse_size,
                                     run_app,
 )
 
@@ -92,7 +93,7 @@ def check(
 def train(
     data: Data,
     out: Annotated[Path, typer.Option(help='Folder of the run, new or empty.')],
-    arch: Arch = 'resnet34', size: Size = 224, seed: Seed = 2, weights: Weights = 'imagenet', device: Device = None,
+    arch: Arch = 'resnet34', size: Size = '224', seed: Seed = 2, weights: Weights = 'imagenet', device: Device = None,
     pattern: Pattern = None, file_col: FileCol = None, label_col: LabelCol = None, root: Root = None,
     split: Annotated[str|None, typer.Option(metavar='FILE', help='A split.csv instead of drawing one, or official.')] = None,
     valid_pct: Annotated[float, typer.Option(help='Share of a new split to validate on.')] = 0.2,
@@ -103,10 +104,10 @@ def train(
     resume: Annotated[bool, typer.Option('--resume', help='Go on with the run in OUT, behind the last finished epoch.')] = False,
 ):
     "Train a classifier; write the split, the history, the figures, the metrics and the model to OUT."
-    rates = parse_lr(lr)
+    rates, sizes = parse_lr(lr), parse_size(size)
     say(_LOADING)
     from pet_classifier.run import train_run
-    train_run(data, out, arch, size=size, pattern=pattern, split=split, valid_pct=valid_pct, seed=seed, head_epochs=head_epochs,
+    train_run(data, out, arch, size=sizes, pattern=pattern, split=split, valid_pct=valid_pct, seed=seed, head_epochs=head_epochs,
               epochs=epochs, lr=rates, weights=weights, resume=resume, device=device, say=say,
               **given(balance=balance or None, file_col=file_col, label_col=label_col, root=root))
     for name, path in dict(report='report.html', figures='figures', model='model').items(): say(f'{name+":":9}{out/path}')
@@ -114,11 +115,12 @@ def train(
 @app.command()
 def find_lr(
     data: Data,
-    arch: Arch = 'resnet34', size: Size = 224, seed: Seed = 2, weights: Weights = 'imagenet',
+    arch: Arch = 'resnet34', size: Size = '224', seed: Seed = 2, weights: Weights = 'imagenet',
     out: Annotated[Path|None, typer.Option(metavar='FILE.png', help='Where to draw the plot.')] = None,
     pattern: Pattern = None, file_col: FileCol = None, label_col: LabelCol = None, root: Root = None,
 ):
     "Suggest a learning rate for the head."
+    sizes = parse_size(size)
     if out: file_to_write(out, '.png')
     stage(_LOADING)
     from pet_classifier.check import read_labels
@@ -127,7 +129,7 @@ def find_lr(
     from pet_classifier.training.lr_finder import find_lr
     from pet_classifier.run import save_figure, split_table
     table = read_labels(data, pattern, note, stage, **given(file_col=file_col, label_col=label_col, root=root)).table
-    learn = pet_learner(loaders(split_table(table, None, 0.2, seed), size=size, seed=seed), arch, weights, seed=seed)
+    learn = pet_learner(loaders(split_table(table, None, 0.2, seed), size=sizes, seed=seed), arch, weights, seed=seed)
     stage(f'computing the features of {len(table):,} images, then 100 steps at rising rates')
     rate = find_lr(learn, plot=False, seed=seed)
     say(rate)

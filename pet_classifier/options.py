@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Version', 'Debug', 'Data', 'ModelFolder', 'Pattern', 'FileCol', 'LabelCol', 'Root', 'Arch', 'Size', 'Seed', 'Device',
-           'Weights', 'Top', 'Quick', 'UsageError', 'parse_lr', 'given', 'run_app']
+           'Weights', 'Top', 'Quick', 'UsageError', 'parse_lr', 'parse_size', 'given', 'run_app']
 
 # %% ../nbs/api/options.ipynb #bd8819d9
 from pathlib import Path
@@ -33,7 +33,8 @@ FileCol = Annotated[str|None, typer.Option(metavar='NAME', help='Column of the p
 LabelCol = Annotated[str|None, typer.Option(metavar='NAME', help='Column of the labels, if DATA is a table. Default: found out.')]
 Root = Annotated[Path|None, typer.Option(metavar='DIR', help="Folder that a table's paths start from. Default: the table's.")]
 Arch = Annotated[str, typer.Option(help='resnet34, resnet50, efficientnet_lite0, or any timm name.')]
-Size = Annotated[int, typer.Option(min=32, max=1024, help='Size of the images, in pixels.')]
+Size = Annotated[str, typer.Option(metavar='PIXELS', help='Size of the images, in pixels; two such as 224,352 are more accurate '
+                                                            'and slower.')]
 Seed = Annotated[int, typer.Option(min=0, help='For split, head, order and augmentation.')]
 Device = Annotated[str|None, typer.Option(help='cpu, cuda, cuda:1 or mps. Default: the GPU if there is one.')]
 Weights = Annotated[str, typer.Option(help='imagenet, none, a torchvision name such as IMAGENET1K_V1, a weights file, or '
@@ -51,6 +52,16 @@ def parse_lr(
     except ValueError: rates = []
     if not 1 <= len(rates) <= 2: raise ValueError(f'--lr {text}: expected LO:HI such as 1e-6:1e-4, or one number')
     return slice(*rates) if len(rates) == 2 else rates[0]
+
+def parse_size(
+    text:str, # such as '224', or '224,352'
+) -> int|tuple: # as `loaders` takes it
+    "Return one size or several from their text"
+    try: sizes = tuple(sorted(int(t) for t in text.split(',')))
+    except ValueError: sizes = (0,)
+    if not 32 <= sizes[0] <= sizes[-1] <= 1024 or len({*sizes}) < len(sizes):
+        raise ValueError(f'--size {text}: expected 32 to 1024 pixels, such as 224, or several different ones, such as 224,352')
+    return sizes[0] if len(sizes) == 1 else sizes
 
 def given(**options) -> dict[str, Any]:
     "Return the `options` that are not None"

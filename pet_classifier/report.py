@@ -26,6 +26,7 @@ from .deploy.predictor import Predictor
 from .evaluation.calibration import at_temperature, calibrate, out_of_fold, plot_reliability
 from .evaluation.interpretation import PetInterpretation
 from .evaluation.rates import imbalance_text
+from .model.bundle_writer import size_text
 from .model.gradcam import NoSpatialMaps
 from .runs.figures import drawing, not_fatal, short_names
 from .runs.results import read_run
@@ -108,7 +109,7 @@ def _facts(m):
     "The first table of the page"
     rows = dict(images=f"{m['data']}: {m['train']} to learn from, {m['valid']} to validate on",
                 **{'whose they are': m['data_licence']}, network=m['arch'],
-                **{'first weights': m['weights']}, size=f"{m['size']} x {m['size']} pixels",
+                **{'first weights': m['weights']}, size=size_text(m.get('sizes', [m['size']])).removeprefix('at '),
                 kept='the head alone, for fine-tuning made it worse' if m['stage'] == 'head' and m['epochs'] else m['stage'],
                 seed=m['seed'], **{'left out': f"{m['left_out']} broken files" if m['left_out'] else 'nothing'},
                 took=f"{m['seconds']:.0f} s", made=_when(m))

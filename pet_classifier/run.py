@@ -183,8 +183,9 @@ def _run(learn, known, out, config, resume, facts, noted, say):
         try:
             stage, suggested = _trained(learn, known, out, config, resume, say)
             n = dict(train=int((~known.table.is_valid).sum()), valid=int(known.table.is_valid.sum()))
-            facts = dict(facts, arch=config.arch, weights=learn.backbone.weights, size=config.size, seed=config.seed, **n,
+            facts = dict(facts, arch=config.arch, weights=learn.backbone.weights, size=learn.dls.size, seed=config.seed, **n,
                          left_out=known.left_out, stage=stage)
+            if len(learn.dls.sizes) > 1: facts['sizes'] = list(learn.dls.sizes)
             noted = dict(noted, epochs=config.epochs, **_where(known, out), seconds=round(time.perf_counter()-started, 2))
             return write_results(out, learn, suggested, known, facts, noted, say)
         except ImageProblem as e:
@@ -197,7 +198,7 @@ def train_run(
     data, # folder of images, a table of paths and labels, or 'sample', 'pets', 'digits', 'mnist_sample'
     out, # folder of the run, new or empty
     arch:str='resnet34', # as `pet_learner` takes it
-    size:int=224, # side of the images, in pixels
+    size:int|tuple=224, # of the center crops, in pixels; several, such as (224, 352): their features are averaged
     pattern:str|None=None, # for the files' names, see `labelled_table`
     split=None, # a split.csv to use, or 'official' for that of the Oxford-IIIT Pet data set; None: a new one
     valid_pct:float=0.2, # share of a new split to validate on

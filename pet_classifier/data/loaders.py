@@ -23,7 +23,7 @@ from matplotlib import pyplot as plt
 from ..core.device import choose_device, index_batches, send
 from ..core.keywords import refuse_unknown
 from .augment import default_augment
-from .crops import load_images
+from .crops import check_sizes, load_images
 from .decoded_images import DecodedImages
 from .images import listed, open_image
 from .splits import check_split
@@ -102,8 +102,9 @@ class PetDL(TfmdDL):
 
 # %% ../../nbs/api/data.loaders.ipynb #ea4b34b5
 class PetLoaders(DataLoaders):
-    "fastai's `DataLoaders` with the attribute `size`, and a `show_batch` that refuses unknown keywords"
-    size: int|None = None # input size of the network in pixels
+    "fastai's `DataLoaders` with the attributes `size` and `sizes`, and a `show_batch` that refuses unknown keywords"
+    size: int|None = None # input size of the network in pixels; the largest of `sizes`
+    sizes: tuple = () # input sizes in pixels, ascending
 
     @refuse_unknown
     def show_batch(self,
@@ -121,21 +122,22 @@ class PetLoaders(DataLoaders):
 @refuse_unknown
 def loaders(
     table, # labelled table with the columns `file`, `label` and `is_valid`
-    size:int=224, # input size of the network in pixels
+    size:int|tuple=224, # input size of the network in pixels; several, such as (224, 352): their features are averaged
     bs:int|None=None, # batch size, at most the number of training images; None: 32 on a CPU, 64 on a GPU
     augment:list|None=None, # fastai batch transforms for training images; None: `default_augment(size)`; []: none
     seed:int=2, # random seed of the order of training images
     num_workers:int=0, # number of worker processes
     device=None, # device of the batches, as in `choose_device`; None: the GPU if there is one
     keep:bool|None=None, # store all decoded images on the device if they fit? None: on a GPU without `num_workers`
-) -> PetLoaders: # with `train`, `valid`, `vocab` and `size`
+) -> PetLoaders: # with `train`, `valid`, `vocab`, `size` (the largest) and `sizes`
     "Return fastai `DataLoaders` of `table`, with its split, presizing and augmentation"
     device = choose_device(device)
     if keep is None: keep = device.type == 'cuda' and not num_workers
     if keep and num_workers:
         raise ValueError(f'keep=True, num_workers={num_workers}: workers cannot use images on a device; give only one')
     if bs is None: bs = 32 if device.type == 'cpu' else 64
-    if bs < 1 or size < 8: raise ValueError(f'bs={bs}, size={size}: expected bs of at least 1 and size of at least 8 pixels')
+    if bs < 1: raise ValueError(f'bs={bs}: expected at least 1')
+    *_, size = sizes = check_sizes(size)
     table = check_split(table)
     augment = default_augment(size) if augment is None else augment
     spare = any(getattr(t, 'size', None) for t in augment) # transforms that crop to `size` themselves need larger images
@@ -149,5 +151,5 @@ def loaders(
     for dl, side in zip(dls.loaders, (presize(size) if spare else size, size)):
         dl.side, dl.decoded = side, DecodedImages(dl.dataset.items.file, side, device if keep else None)
     res = PetLoaders(*dls.loaders, device=device)
-    res.size = size
+    res.size, res.sizes = size, sizes
     return res

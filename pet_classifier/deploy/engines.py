@@ -65,7 +65,7 @@ def _to_openvino(bundle):
 def _kept(kind, version, bundle, convert):
     "What `convert` makes of `bundle`, arrays of bytes by name, from the cache if it is there"
     from pet_classifier.core.cache import read_entry, write_entry # which torch alone does not need
-    facts = ('logits', version, bundle.size, *(bundle.config[k] for k in ('arch', 'head', 'mean', 'std', 'sha256')))
+    facts = ('logits', version, *(bundle.config[k] for k in ('sizes', 'arch', 'head', 'mean', 'std', 'sha256')))
     name = f'{kind}-{sha256(repr(facts).encode()).hexdigest()[:32]}.safetensors'
     if (data := read_entry(name)) is not None:
         with suppress(SafetensorError): return load(data.tobytes())

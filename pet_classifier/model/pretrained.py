@@ -19,6 +19,7 @@ from torch import nn
 from torchvision.models import get_model, get_model_weights
 
 from ..core.device import choose_device, keep_freed_memory
+from ..data.crops import check_sizes
 from pet_classifier.model.backbone import (
     TIMM_NAMES,
     TORCHVISION,
@@ -134,23 +135,24 @@ def load_body(
 # %% ../../nbs/api/model.pretrained.ipynb #26a5e561
 def pretrained_extractor(
     arch:str='efficientnet_lite0', # as in `pet_learner`
-    size:int=224, # of the center crops, in pixels
+    size:int|tuple=224, # of the center crops, in pixels; several: their features are averaged
     weights:str='imagenet', # as in `pretrained_state`
     precision:str='auto', # as in `set_precision`
     device=None, # as in `choose_device`; None: a GPU if there is one
 ) -> FeatureExtractor: # whose features are cached
     "Return an extractor of features with the pretrained body of `arch`"
-    arch, device = check_backbone(arch, size), choose_device(device)
+    sizes, device = check_sizes(size), choose_device(device)
+    for s in sizes: arch = check_backbone(arch, s)
     state, _ = pretrained_state(arch, weights)
     if device.type == 'cpu': keep_freed_memory()
-    with no_random(): model = build_model(arch, 2).to(memory_format=torch.channels_last)
+    with no_random(): model = build_model(arch, 2, sizes=sizes).to(memory_format=torch.channels_last)
     load_body(model[0], arch, state)
-    return FeatureExtractor(set_precision(model, precision, device), size, Preprocess(*color_stats(arch)), device)
+    return FeatureExtractor(set_precision(model, precision, device), sizes[-1], Preprocess(*color_stats(arch)), device)
 
 def pretrained_features(
     files, # paths of images
     arch:str='efficientnet_lite0', # as in `pet_learner`
-    size:int=224, # of the center crops, in pixels
+    size:int|tuple=224, # of the center crops, in pixels; several: their features are averaged
 ) -> torch.Tensor: # float32, one row per image
     "Return the features of `files` by the pretrained body of `arch`, cached on disk"
     return pretrained_extractor(arch, size)(files)

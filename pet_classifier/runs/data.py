@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from ..core.files import printable
+from ..data.crops import check_sizes
 from ..data.images import ImageProblem, listed
 from ..data.sources import labelled_images
 from ..data.splits import check_split, load_split, official_split, random_split
@@ -45,7 +46,7 @@ def check_run_config(
     config:RunConfig, # what is asked for
 ):
     "Refuse what cannot be trained, without looking at an image"
-    check_backbone(config.arch, config.size)
+    for size in check_sizes(config.size): check_backbone(config.arch, size)
     check_rates(config.lr)
     if config.epochs < 0 or (config.head_epochs is not None and config.head_epochs < 1):
         raise ValueError(f'head_epochs={config.head_epochs}, epochs={config.epochs}: '

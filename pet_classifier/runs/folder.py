@@ -21,6 +21,7 @@ from typing import Any
 import pandas as pd
 
 from ..core.files import is_stale_folder, write_csv, write_json
+from ..data.crops import check_sizes
 from ..data.images import ImageProblem, listed
 from ..data.splits import check_split, load_split, save_split
 
@@ -29,7 +30,7 @@ from ..data.splits import check_split, load_split, save_split
 class RunConfig:
     "What decides the outcome of a run; the fields are parameters of `train_run`"
     arch: str = 'resnet34'
-    size: int = 224
+    size: int|tuple = 224 # several are ascending
     pattern: str|None = None
     file_col: str|None = None
     label_col: str|None = None
@@ -48,7 +49,8 @@ class RunConfig:
         "Return the options of the command line that say the same"
         lr = self.lr
         rates = f'{lr.start:g}:{lr.stop:g}' if isinstance(lr, slice) and lr.start else f'{getattr(lr, "stop", lr):g}'
-        values = {k: v for k, v in (vars(self) | dict(lr=rates)).items() if v is not None and v is not False}
+        known = vars(self) | dict(lr=rates, size=','.join(map(str, check_sizes(self.size))))
+        values = {k: v for k, v in known.items() if v is not None and v is not False}
         return {f'--{k.replace("_", "-")}': '' if v is True else str(v) for k, v in values.items()}
 
     def command(self,

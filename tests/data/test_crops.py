@@ -5,7 +5,7 @@ import simplejpeg
 import torch
 from PIL import Image, ImageOps
 
-from pet_classifier.data.crops import center_crop, load_image, load_images, read_pixels
+from pet_classifier.data.crops import center_crop, check_sizes, load_image, load_images, read_pixels
 from pet_classifier.data.drawing import draw_pet
 from pet_classifier.data.images import ImageProblem, list_images, open_image
 
@@ -217,3 +217,13 @@ def test_arrays_and_tensors_are_read():
     (None, 'this NoneType: not an image; expected a path'), (7, 'this int: not an image')], ids=str)
 def test_invalid_input_is_refused_with_what_was_expected(wrong, message):
     with pytest.raises(ImageProblem, match=message): load_image(wrong, 16)
+
+
+@pytest.mark.parametrize('size, sizes', [
+    (224, (224,)), ((224,), (224,)), ([352, 224], (224, 352)), ((8, 4096, 100), (8, 100, 4096))])
+def test_sizes_are_a_tuple_that_ascends(size, sizes): assert check_sizes(size) == sizes
+
+
+@pytest.mark.parametrize('size', [7, 4097, 0, -1, 224., '224', True, None, (), (224, 224), (224, 7), [224, '352']])
+def test_what_is_no_size_is_refused(size):
+    with pytest.raises(ValueError, match='expected 8 to 4096 pixels, such as 224, or several different ones'): check_sizes(size)

@@ -279,3 +279,10 @@ def test_a_class_name_that_looks_like_a_formula_is_shown_literally(tiny_table, l
     figures = [plt.gcf(), interp.plot_confusion_matrix(), interp.plot_top_losses(6), interp.plot_most_confused()]
     for i, fig in enumerate(figures): fig.savefig(tmp_path/f'{i}.png', dpi=20)
     plt.close('all')
+
+
+def test_several_sizes_load_the_largest_and_are_remembered(tiny_table):
+    dls = loaders(tiny_table, size=(48, 32), bs=4)
+    assert (dls.size, dls.sizes) == (48, (32, 48)) and dls.one_batch()[0].shape[-1] == 48
+    assert loaders(tiny_table, size=32).sizes == (32,)
+    with pytest.raises(ValueError, match=r'size=\(32, 32\): expected'): loaders(tiny_table, size=(32, 32))

@@ -12,7 +12,7 @@ from ..core.files import printable
 from .file_finder import FileFinder
 from .findings import image_rows
 from .images import listed
-from .label_files import find_columns, read_label_file, split_parts
+from .label_files import find_columns, group_column, read_label_file, split_parts
 from .layout import part_of
 
 # %% ../../nbs/api/data.from_file.ipynb #b31985f3
@@ -39,7 +39,7 @@ def from_file(
     label_col, # the column of the labels; None: found out
     root, # the folder that paths start from
     found, # `Findings`
-) -> pd.DataFrame: # columns `file`, `label`, `part`
+) -> pd.DataFrame: # columns `file`, `label`, `part`, and `group` if the file has it
     "Return the images that `file` names, with its labels, and its split if it has one."
     frame, notes = read_label_file(file)
     try:
@@ -53,6 +53,9 @@ def from_file(
     if parts: found.notes.append(f"'{file.name}' says the split{test}")
     _refuse_missing(frame[names_in], files, root, found)
     rows = image_rows(files, frame[labels_in], parts or [''] * len(frame))
+    if (groups := group_column(frame, names_in, labels_in)) is not None:
+        rows['group'] = groups
+        found.notes.append(f"'{file.name}': images of equal 'group' stay together")
     return _once(rows[rows.file.notna()], found)
 
 def metadata_files(

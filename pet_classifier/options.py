@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Version', 'Debug', 'Data', 'ModelFolder', 'Pattern', 'FileCol', 'LabelCol', 'Root', 'Arch', 'Size', 'Seed', 'Device',
-           'Weights', 'Top', 'Quick', 'UsageError', 'parse_lr', 'given', 'run_app']
+           'Weights', 'Top', 'Quick', 'UsageError', 'parse_lr', 'parse_sizes', 'given', 'run_app']
 
 # %% ../nbs/api/options.ipynb #bd8819d9
 from pathlib import Path
@@ -51,6 +51,16 @@ def parse_lr(
     except ValueError: rates = []
     if not 1 <= len(rates) <= 2: raise ValueError(f'--lr {text}: expected LO:HI such as 1e-6:1e-4, or one number')
     return slice(*rates) if len(rates) == 2 else rates[0]
+
+def parse_sizes(
+    text:str, # 'N,M', or one number
+) -> list[int]: # in pixels
+    "Return the image sizes in `text`"
+    try: sizes = [int(t) for t in text.split(',')]
+    except ValueError: sizes = []
+    if not sizes or not all(32 <= n <= 1024 for n in sizes):
+        raise ValueError(f'--size {text}: expected numbers from 32 to 1024 such as 224,288')
+    return sizes
 
 def given(**options) -> dict[str, Any]:
     "Return the `options` that are not None"

@@ -208,13 +208,13 @@ def compare(
     stage(_LOADING)
     from pet_classifier.check import read_labels
     from pet_classifier.core.files import write_csv
-    from pet_classifier.run import save_figure
+    from pet_classifier.runs.figures import save_figure
     from pet_classifier.training.comparison import SHORT_LIST, compare_backbones, local_backbones, plot_comparison, recommendation
     table = read_labels(data, pattern, note, stage, **given(file_col=file_col, label_col=label_col, root=root)).table
     archs = [a.strip() for a in arch.split(',')] if arch else local_backbones()
     result = compare_backbones(table, archs + list(SHORT_LIST)*download, sizes, folds, seed, stage)
     if out:
-        write_csv(result, out)
+        write_csv(out, result)
         save_figure(plot_comparison(result), out.with_suffix('.png'))
     else: print_table(result.round(4))
     note(recommendation(result))
@@ -239,7 +239,7 @@ def suggest(
     broken: list[Path] = []
     rows = suggest_images(bundle, files, n, seed, left_out=broken.extend)
     if broken: note(f'{len(broken)} of {len(files)} images cannot be read and are left out: {listed(broken)}')
-    if out: write_csv(rows, out)
+    if out: write_csv(out, rows)
     else: print_table(rows.round(4))
     return int(len(broken) > 0)
 

@@ -202,7 +202,7 @@ def compare(
     out: Annotated[Path|None, typer.Option(metavar='FILE.csv', help='Write the table there, and a plot beside it.')] = None,
     pattern: Pattern = None, file_col: FileCol = None, label_col: LabelCol = None, root: Root = None,
 ):
-    "Compare pretrained backbones on your images: cross-validated error, time, memory, licence."
+    "Compare pretrained backbones on your images: cross-validated error, time, memory, licence; exit code 1 if an image could not be read."
     sizes = parse_sizes(size)
     if out: file_to_write(out, '.csv')
     stage(_LOADING)
@@ -210,14 +210,15 @@ def compare(
     from pet_classifier.core.files import write_csv
     from pet_classifier.runs.figures import save_figure
     from pet_classifier.training.comparison import SHORT_LIST, compare_backbones, local_backbones, plot_comparison, recommendation
-    table = read_labels(data, pattern, note, stage, **given(file_col=file_col, label_col=label_col, root=root)).table
+    found = read_labels(data, pattern, note, stage, **given(file_col=file_col, label_col=label_col, root=root))
     archs = [a.strip() for a in arch.split(',')] if arch else local_backbones()
-    result = compare_backbones(table, archs + list(SHORT_LIST)*download, sizes, folds, seed, stage)
+    result = compare_backbones(found.table, archs + list(SHORT_LIST)*download, sizes, folds, seed, say=stage)
     if out:
         write_csv(out, result)
         save_figure(plot_comparison(result), out.with_suffix('.png'))
     else: print_table(result.round(4))
     note(recommendation(result))
+    return int(len(found.broken) > 0)
 
 @app.command()
 def suggest(

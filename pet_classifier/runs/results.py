@@ -19,6 +19,7 @@ from .folder import absolute
 # %% ../../nbs/api/runs.results.ipynb #119d77b2
 _NUMBER = (int, float)
 _KEYS = dict(data=str, data_licence=str, arch=str, weights=str, size=int, seed=int, train=int, valid=int, left_out=int,
+             evaluation=str, error_rate=_NUMBER, error_low=_NUMBER, error_high=_NUMBER, effective_images=_NUMBER, refit=bool,
              stage=str, epochs=int, temperature=_NUMBER, none_below=_NUMBER, root=str, seconds=_NUMBER, command=str,
              versions=dict, created=str)
 

@@ -36,6 +36,12 @@ def test_pairs_of_files_that_are_not_in_the_table_are_ignored():
     assert image_groups(table(a=2, b=1), pairs(('a_0', 'z_1'))).nunique() == 3
 
 
+def test_features_do_not_make_a_class_one_group():
+    t, alike = table(a=3, b=3), pairs(('a_0', 'a_1'), ('a_1', 'a_2'), ('b_0', 'b_1'))
+    assert together(t, image_groups(t, alike.assign(seen_by='features'))) == {frozenset({'b_0', 'b_1'})}
+    assert together(t, image_groups(t, alike.assign(seen_by='hash'))) == {frozenset({'a_0', 'a_1', 'a_2'}), frozenset({'b_0', 'b_1'})}
+
+
 def test_a_column_joins_equal_values_and_nothing_that_is_missing():
     t = table(a=4, b=2).assign(group=['x', '', None, float('nan'), 'x', ''])
     assert together(t, image_groups(t)) == {frozenset({'a_0', 'b_0'})}

@@ -461,6 +461,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'pet_classifier/data/groups.py'),
                                             'pet_classifier.data.groups._by_pattern': ( 'api/data.groups.html#_by_pattern',
                                                                                         'pet_classifier/data/groups.py'),
+                                            'pet_classifier.data.groups._each_class_held_out': ( 'api/data.groups.html#_each_class_held_out',
+                                                                                                 'pet_classifier/data/groups.py'),
                                             'pet_classifier.data.groups._joined': ( 'api/data.groups.html#_joined',
                                                                                     'pet_classifier/data/groups.py'),
                                             'pet_classifier.data.groups._pairs_of_files': ( 'api/data.groups.html#_pairs_of_files',

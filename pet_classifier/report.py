@@ -150,16 +150,16 @@ def _src(what, draw, say):
     return ''
 
 def _tables(found):
-    twice, issues = found['duplicates'], found['issues']
+    twice, issues = found['duplicates'], found['label_issues']
     if twice is None or issues is None:
         yield dict(title='The same image twice, labels to look at', columns=[], rows=[],
                    text='They were not looked for, or their tables are not there.')
         return
     across, marked = twice.across_split.astype(bool), issues[issues.is_issue.astype(bool)]
-    yield dict(title='The same image twice', columns=['image', 'other', 'both sides of the split'],
-               text=f'{len(twice)} pairs look the same, {across.sum()} of them with one to learn from and one to '
-                    'validate on, which makes the error rate too good.' if across.any() else
-                    f'{len(twice)} pairs look the same, and stay on one side of the split.' if len(twice) else 'No two images look the same.',
+    text = f'{len(twice)} pairs look the same, ' if len(twice) else 'No two images look the same.'
+    if len(twice): text += 'and stay on one side of the split.' if not across.any() else (
+        f'{across.sum()} of them with one to learn from and one to validate on, which makes the error rate too good.')
+    yield dict(title='The same image twice', columns=['image', 'other', 'both sides of the split'], text=text,
                rows=[(r.file, r.other, 'yes' if r.across_split else 'no') for r in twice.head(30).itertuples()])
     yield dict(title='Labels to look at', columns=['image', 'label', 'its probability', 'looks like', 'probability'],
                text=f'{len(marked)} of {len(issues)} images look ten times more like another breed to a classifier '

@@ -146,7 +146,7 @@ def _run(known, out, asked, device, resume, facts, noted, say):
     while True:
         try:
             features = run_features(known.table, config, device)
-            known = deal(known, features, config, config.epochs, say)
+            known, features = deal(known, features, config, config.epochs, say)
             learn = _learner(known, features, out, config, device, say)
             if not known.noted: note_run(out, asked, known.everything(), known.root, config.epochs)
             write_duplicates(out, known.table, known.pairs, known.root, say)

@@ -138,6 +138,17 @@ def _shares(pct):
     _, n, k = min(choices)
     return k, n
 
+def _each_class_held_out(labels, group, held_out):
+    "`held_out` with the smallest group of each class that has none there, unless the class would have none left to train on."
+    held_out = held_out.copy()
+    for label in sorted(set(labels) - set(labels[held_out])):
+        for g in sorted(set(group[labels == label]), key=lambda g: ((group == g).sum(), g)):
+            more = held_out | (group == g)
+            if set(labels[~more]) == set(labels): break
+        else: continue
+        held_out = more
+    return held_out
+
 def group_split(
     table:pd.DataFrame, # columns `file`, `label`, optionally `group`
     valid_pct:float=0.2, # about the share that is held out: groups are not divided
@@ -149,4 +160,4 @@ def group_split(
     k, n = _shares(valid_pct)
     held_out = folds(table, n, seed, group) < k
     lone = table.label.isin(lone_classes(table, group)).to_numpy() # these, and what belongs to their groups, are trained on
-    return held_out & ~np.isin(group, group[lone])
+    return _each_class_held_out(table.label.to_numpy(str), group, held_out & ~np.isin(group, group[lone]))

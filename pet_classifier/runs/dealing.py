@@ -74,16 +74,17 @@ def deal(
     config:RunConfig, # what was asked for
     epochs:int, # of fine-tuning, as decided
     say=print, # gets a line of text now and then
-) -> RunData: # its table has `is_valid`, and `fold` if it is to be cross-validated
+) -> tuple: # (`RunData` whose table has `is_valid`, and `fold` if it is to be cross-validated; the features of that table)
     "Return the images of a run with their near-duplicates, and split: a test set if asked for, then folds or a validation set"
     table, pairs = known.table, pd.DataFrame(columns=['file', 'other', 'seen_by'])
     with not_fatal('the search for duplicates', say): pairs = duplicate_pairs(table.file, features)
     known = known._replace(pairs=pairs)
-    if known.noted or ('is_valid' in table and known.dealt): return known
+    if known.noted or known.dealt: return known, features
     table = _grouped(table, pairs, config, say)
     if (share := test_share(config.test)) and not known.drawn:
-        known = known._replace(table=table.assign(test=group_split(table, share, config.seed))).with_test_aside()
-        table = known.table
+        tested = group_split(table, share, config.seed)
+        known = known._replace(table=table.assign(test=tested)).with_test_aside()
+        table, features = known.table, None if features is None else features[torch.as_tensor(~tested)]
     if not holds_out(config, epochs, table): table = _dealt(table, config)
-    elif 'is_valid' not in table: table = random_split(table, config.valid_pct or 0.2, config.seed)
-    return known._replace(table=check_split(table), dealt=True)
+    elif 'is_valid' not in table: table = random_split(table, 0.2 if config.valid_pct is None else config.valid_pct, config.seed)
+    return known._replace(table=check_split(table), dealt=True), features

@@ -82,7 +82,7 @@ def image_folder(
 def read_run(
     run, # folder of a run
     data=None, # folder of the images, if they have moved since
-) -> tuple: # (metrics, history, `PetInterpretation`, {'issues': DataFrame or None, 'duplicates': DataFrame or None})
+) -> tuple: # (metrics, history, `PetInterpretation`, {'label_issues': DataFrame or None, 'duplicates': DataFrame or None})
     "Return what a run found out, checked"
     run = Path(run)
     if lost := [n for n in ('metrics.json', 'history.csv', 'predictions.csv', 'model/config.json') if not (run/n).is_file()]:
@@ -92,7 +92,8 @@ def read_run(
     if not names: raise ValueError(f"predictions.csv in '{run}' is empty")
     try: interp = load_predictions(run/'predictions.csv', image_folder(run, metrics, names, data))
     except ValueError as e: raise ValueError(f"predictions.csv in '{run}' cannot be used: {e}") from e
-    columns = dict(issues=(('file', 'label', 'predicted_label'), ('self_confidence', 'predicted_probability'), ('is_issue',)),
+    columns = dict(label_issues=(('file', 'label', 'predicted_label'), ('self_confidence', 'predicted_probability'),
+                                 ('is_issue',)),
                    duplicates=(('file', 'other'), (), ('across_split',)))
     tables = {k: read_table(run/f'{k}.csv', *v) if (run/f'{k}.csv').is_file() else None for k, v in columns.items()}
     history = read_table(run/'history.csv', ('stage',), ('train_loss', 'valid_loss'))

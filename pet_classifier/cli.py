@@ -96,11 +96,19 @@ def train(
     arch: Arch = 'resnet34', size: Size = 224, seed: Seed = 2, weights: Weights = 'imagenet', device: Device = None,
     pattern: Pattern = None, file_col: FileCol = None, label_col: LabelCol = None, root: Root = None,
     split: Annotated[str|None, typer.Option(metavar='FILE', help='A split.csv instead of drawing one, or official.')] = None,
-    valid_pct: Annotated[float, typer.Option(help='Share of a new split to validate on.')] = 0.2,
-    head_epochs: Annotated[int|None, typer.Option(min=1, help='Frozen stage. Default: 4, or as many as 180 steps need.')] = None,
-    epochs: Annotated[int, typer.Option(min=0, help='Unfrozen stage; 0: none.')] = 2,
+    valid_pct: Annotated[float|None, typer.Option(help='Hold out this share, and do not cross-validate.')] = None,
+    head_epochs: Annotated[int|None, typer.Option(min=1, help='Train the head by SGD. Default: in closed form.')] = None,
+    epochs: Annotated[int|None, typer.Option(min=0, help='Unfrozen stage. Default: 2, or 0 for few images without GPU.')] = None,
     lr: Annotated[str, typer.Option(metavar='LO:HI', help='Rates of the unfrozen stage, first layers to head.')] = '1e-6:1e-4',
     balance: Annotated[bool, typer.Option('--balance', help='Weight the loss, so that rare classes count as much.')] = False,
+    folds: Annotated[int, typer.Option(min=2, help='Folds of cross-validation.')] = 5,
+    refit: Annotated[bool, typer.Option('--refit/--no-refit', help='Cross-validate, and train the final head on all images; or '
+                                        'hold out a validation set.')] = True,
+    test: Annotated[str|None, typer.Option(help='Images to evaluate the final model on: a folder, a file, or a share of DATA, '
+                                           'such as 0.2. Default: the test set in DATA, if there is one.')] = None,
+    group_pattern: Annotated[str|None, typer.Option(help='Regular expression: images whose first group is equal stay on one side '
+                                                    'of every split, as near-duplicates do.')] = None,
+    group_seconds: Annotated[float|None, typer.Option(help='Photos taken no further apart stay together (EXIF).')] = None,
     resume: Annotated[bool, typer.Option('--resume', help='Go on with the run in OUT, behind the last finished epoch.')] = False,
 ):
     "Train a classifier; write the split, the history, the figures, the metrics and the model to OUT."
@@ -108,7 +116,8 @@ def train(
     say(_LOADING)
     from pet_classifier.run import train_run
     train_run(data, out, arch, size=size, pattern=pattern, split=split, valid_pct=valid_pct, seed=seed, head_epochs=head_epochs,
-              epochs=epochs, lr=rates, weights=weights, resume=resume, device=device, say=say,
+              epochs=epochs, folds=folds, refit=refit, test=test, group_pattern=group_pattern, group_seconds=group_seconds,
+              lr=rates, weights=weights, resume=resume, device=device, say=say,
               **given(balance=balance or None, file_col=file_col, label_col=label_col, root=root))
     for name, path in dict(report='report.html', figures='figures', model='model').items(): say(f'{name+":":9}{out/path}')
 

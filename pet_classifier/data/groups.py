@@ -54,10 +54,19 @@ def _bursts(files, seconds):
 
 # %% ../../nbs/api/data.groups.ipynb #32de95b9
 def _pairs_of_files(table, pairs):
-    "Return `pairs` of files as pairs of row numbers of `table`."
+    "Return `pairs` of files as pairs of row numbers of `table`: those that are certain, and those seen by their features only."
     row = {Path(f): i for i, f in enumerate(table.file)}
-    both = [(row.get(Path(a)), row.get(Path(b))) for a, b in zip(pairs.file, pairs.other)]
-    return [(a, b) for a, b in both if a is not None and b is not None]
+    seen_by = pairs.seen_by if 'seen_by' in pairs else ['']*len(pairs)
+    both = [(row.get(Path(a)), row.get(Path(b)), s) for a, b, s in zip(pairs.file, pairs.other, seen_by)]
+    both = [(a, b, s == 'features') for a, b, s in both if a is not None and b is not None]
+    return [(a, b) for a, b, by_features in both if not by_features], [(a, b) for a, b, by_features in both if by_features]
+
+def _without_whole_classes(table, joins, alike):
+    "Return the pairs `alike`, but for classes that they would make one group: their images look alike because of the class."
+    labels = table.label.to_numpy(str)
+    def lone(pairs): return {l for l in set(labels) if len(set(_joined(len(labels), pairs)[labels == l])) == 1}
+    whole = lone(joins + alike) - lone(joins) if alike else set()
+    return [(a, b) for a, b in alike if not {labels[a], labels[b]} & whole]
 
 def _by_pattern(files, pattern):
     "Return what `pattern` finds in the path of each of `files`, or None."
@@ -68,15 +77,16 @@ def _by_pattern(files, pattern):
 
 def image_groups(
     table:pd.DataFrame, # columns `file`, `label`, optionally `group`: images of equal value belong together, empty ones to none
-    pairs:pd.DataFrame|None=None, # columns `file`, `other`: images that show the same, as `duplicate_pairs` returns them
+    pairs:pd.DataFrame|None=None, # columns `file`, `other`, perhaps `seen_by`: near-duplicates, as `duplicate_pairs` returns them
     pattern:str|None=None, # its first group names the group of an image; sees the path if it holds a '/', else the name
     seconds:float|None=None, # photos taken no more than this apart belong together, by their EXIF data; None: time is ignored
 ) -> pd.Series: # the name of each row's group, that of its first file
     "Return which images of `table` belong together and must stay on one side of a split."
-    joins = [] if pairs is None else _pairs_of_files(table, pairs)
+    joins, alike = ([], []) if pairs is None else _pairs_of_files(table, pairs)
     if 'group' in table: joins += _same(table.group)
     if pattern: joins += _same(_by_pattern(table.file, pattern))
     if seconds is not None: joins += _bursts(table.file, seconds)
+    joins += _without_whole_classes(table, joins, alike)
     paths = pd.Series([Path(f).as_posix() for f in table.file], index=table.index, dtype=object)
     return paths.groupby(_joined(len(table), joins)).transform('min').rename('group')
 
@@ -128,6 +138,17 @@ def _shares(pct):
     _, n, k = min(choices)
     return k, n
 
+def _each_class_held_out(labels, group, held_out):
+    "`held_out` with the smallest group of each class that has none there, unless the class would have none left to train on."
+    held_out = held_out.copy()
+    for label in sorted(set(labels) - set(labels[held_out])):
+        for g in sorted(set(group[labels == label]), key=lambda g: ((group == g).sum(), g)):
+            more = held_out | (group == g)
+            if set(labels[~more]) == set(labels): break
+        else: continue
+        held_out = more
+    return held_out
+
 def group_split(
     table:pd.DataFrame, # columns `file`, `label`, optionally `group`
     valid_pct:float=0.2, # about the share that is held out: groups are not divided
@@ -139,4 +160,4 @@ def group_split(
     k, n = _shares(valid_pct)
     held_out = folds(table, n, seed, group) < k
     lone = table.label.isin(lone_classes(table, group)).to_numpy() # these, and what belongs to their groups, are trained on
-    return held_out & ~np.isin(group, group[lone])
+    return _each_class_held_out(table.label.to_numpy(str), group, held_out & ~np.isin(group, group[lone]))

@@ -33,7 +33,7 @@ from .learner_features import image_features
 def out_of_fold_logits(
     features, # images x features, a tensor or an array
     targets, # the number of each image's class
-    fold:np.ndarray, # the number of each image's fold, as `folds` returns it
+    fold:np.ndarray, # the number of each image's fold, as `folds` returns it; -1: in none, always trained on
     fit:Callable=fit_discriminant, # from (features, targets, n_classes), tensors, to the head's (weight, bias)
     n_classes:int|None=None, # None: as many as `targets` name
 ) -> np.ndarray: # float32, images x classes
@@ -43,8 +43,9 @@ def out_of_fold_logits(
     logits = torch.empty(len(y), n_classes)
     for f in np.unique(fold):
         held_out = torch.as_tensor(np.asarray(fold) == f)
-        if len(y[~held_out].unique()) < 2: raise ValueError(f'one class to train on without fold {f}: use more folds')
-        weight, bias = fit(x[~held_out], y[~held_out], n_classes)
+        train = ~held_out if f >= 0 else torch.ones_like(held_out)
+        if len(y[train].unique()) < 2: raise ValueError(f'one class to train on without fold {f}: use more folds')
+        weight, bias = fit(x[train], y[train], n_classes)
         logits[held_out] = x[held_out] @ weight.T + bias
     return logits.numpy()
 
@@ -57,9 +58,9 @@ class CrossValidation:
     targets: np.ndarray # the number of each image's true class
     logits: np.ndarray # float32, images x classes: the mean over the repeats
     wrong: np.ndarray # for each image the share of the repeats in which it was taken for another class
-    fold: np.ndarray # the number of each image's fold, in the first repeat
+    fold: np.ndarray # the number of each image's fold, in the first repeat; -1: in none, see `evaluated`
     groups: np.ndarray # the number of each image's group
-    evaluated: np.ndarray # bool: False where no image of the class was left to train on, so that no answer could be right
+    evaluated: np.ndarray # bool: False for a class of a single image or group, which is always trained on
     ungrouped_error: float|None = None # the error rate with folds that divide groups; None: all images stand alone
     notes: list[str] = field(default_factory=list) # one-line texts: what could not be evaluated, and why
 
@@ -87,8 +88,9 @@ class CrossValidation:
 
     @property
     def temperature(self) -> float:
-        "The temperature that fits the out-of-fold logits"
-        return fit_temperature(self.interp.probs, self.interp.targets)
+        "The temperature that fits the out-of-fold logits, fitted again where probabilities are no longer rounded to 0 and 1"
+        first, targets = fit_temperature(self.interp.probs, self.interp.targets), self.interp.targets
+        return first*fit_temperature(softmax(self.logits[self.evaluated]/first, 1), targets)
 
     @property
     def ood_threshold(self) -> float:
@@ -145,16 +147,17 @@ def cross_validate(
     table, features = _images(data, arch, size) if features is None else (data, features)
     vocab, targets = np.unique(table.label.to_numpy(str), return_inverse=True)
     groups = _groups(table, features, groups)
-    given, n = not isinstance(folds, int), folds if isinstance(folds, int) else len(set(folds))
+    given, n = not isinstance(folds, int), folds if isinstance(folds, int) else len(set(folds) - {-1})
     if given and repeats > 1: raise ValueError(f'repeats={repeats}: folds that are given cannot be dealt again')
-    def deals(g): return [fold_numbers(table, n, seed + i, g) for i in range(repeats)]
-    dealt = [np.unique(folds, return_inverse=True)[1]] if given else deals(groups)
-    logits, wrong = _wrong(features, targets, dealt, fit, len(vocab))
-    alone = len(set(groups)) == len(groups)
     lone = lone_classes(table, groups)
     evaluated = ~table.label.isin(lone).to_numpy()
-    ungrouped = None if alone else float(_wrong(features, targets, deals(np.arange(len(table))), fit, len(vocab))[1][evaluated].mean())
-    notes = [f'{len(lone)} of {len(vocab)} classes have a single image, or copies of one, and cannot be evaluated: '
-             f'{listed(lone)}; they are left out of the error rate'] if lone else []
+    def deals(g): return [np.where(evaluated, fold_numbers(table, n, seed + i, g), -1) for i in range(repeats)]
+    dealt = [np.where(evaluated, folds, -1)] if given else deals(groups)
+    logits, wrong = _wrong(features, targets, dealt, fit, len(vocab))
+    ungrouped = None
+    if len(set(groups)) < len(groups):
+        ungrouped = float(_wrong(features, targets, deals(np.arange(len(table))), fit, len(vocab))[1][evaluated].mean())
+    notes = [f'{len(lone)} of {len(vocab)} classes have a single image or group, and cannot be evaluated: '
+             f'{listed(lone)}; they are trained on, and left out of the error rate'] if lone else []
     return CrossValidation(table[['file', 'label']].reset_index(drop=True), vocab.tolist(), targets, logits, wrong, dealt[0],
                            groups, evaluated, ungrouped, notes)

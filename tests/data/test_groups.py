@@ -36,6 +36,13 @@ def test_pairs_of_files_that_are_not_in_the_table_are_ignored():
     assert image_groups(table(a=2, b=1), pairs(('a_0', 'z_1'))).nunique() == 3
 
 
+def test_features_do_not_make_a_class_one_group():
+    t, alike = table(a=3, b=3), pairs(('a_0', 'a_1'), ('a_1', 'a_2'), ('b_0', 'b_1'))
+    assert together(t, image_groups(t, alike.assign(seen_by='features'))) == {frozenset({'b_0', 'b_1'})}
+    certain = together(t, image_groups(t, alike.assign(seen_by='hash')))
+    assert certain == {frozenset({'a_0', 'a_1', 'a_2'}), frozenset({'b_0', 'b_1'})}
+
+
 def test_a_column_joins_equal_values_and_nothing_that_is_missing():
     t = table(a=4, b=2).assign(group=['x', '', None, float('nan'), 'x', ''])
     assert together(t, image_groups(t)) == {frozenset({'a_0', 'b_0'})}
@@ -158,6 +165,13 @@ def test_a_split_has_its_share_and_divides_no_group(pct):
     split = random_split(t, pct)
     assert split.groupby('group').is_valid.nunique().max() == 1 and abs(split.is_valid.mean() - pct) < 0.05
     assert check_split(split) is split
+
+
+@pytest.mark.parametrize('seed', range(10))
+def test_each_class_that_can_be_divided_is_in_both_parts(seed):
+    t = table(a=20, b=2, c=3, d=1)
+    held_out = group_split(t, 0.2, seed, image_groups(t, pairs(('a_1', 'a_2'), ('c_0', 'c_1'))))
+    assert set(t.label[held_out]) == {'a', 'b', 'c'} and set(t.label[~held_out]) == {'a', 'b', 'c', 'd'}
 
 
 def test_a_class_of_one_group_is_trained_on():

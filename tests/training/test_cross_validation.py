@@ -110,7 +110,7 @@ def test_folds_can_be_given():
     features, targets = blobs(noise=2.)
     fold = np.arange(60) // 20 + 7
     cv = validate(features, targets, folds=fold)
-    np.testing.assert_array_equal(cv.fold, fold - 7)
+    np.testing.assert_array_equal(cv.fold, fold)
     np.testing.assert_array_equal(cv.logits, out_of_fold_logits(features, targets, fold, nearest_mean))
     with pytest.raises(ValueError, match='cannot be dealt again'): validate(features, targets, folds=fold, repeats=2)
 
@@ -165,7 +165,14 @@ def test_a_class_of_one_image_or_one_group_is_left_out_and_named():
     cv = validate(features, targets, groups=[*range(29), 28], fit=fit_discriminant)
     assert cv.evaluated.sum() == 27 and len(cv.interp.files) == 27 and cv.logits.shape == (30, 5)
     assert '2 of 5 classes' in cv.notes[0] and 'class3, class4' in cv.notes[0]
-    assert cv.error_rate == cv.interp.error_rate
+    assert cv.error_rate == cv.interp.error_rate and (cv.fold[27:] == -1).all() and (cv.fold[:27] >= 0).all()
+
+
+def test_a_class_of_one_image_is_an_answer_that_the_others_may_get():
+    features, targets = blobs(n=31, classes=2, noise=0.1)
+    features[30], targets[30] = features[:30][targets[:30] == 0].mean(0), 2 # it looks like class 0
+    cv = validate(features, targets)
+    assert cv.evaluated.sum() == 30 and (cv.logits[:30].argmax(1) == 2).any()
 
 
 # with images

@@ -168,15 +168,17 @@ def _tables(found):
                rows=[(r.file, r.label, f'{r.self_confidence:.3f}', r.predicted_label, f'{r.predicted_probability:.2f}')
                      for r in marked.head(20).itertuples()])
 
-def _curves(run, history, say):
+def _curves(run, metrics, history, say):
     "How it learned, as the template wants it"
     res = []
     if len(history) > 1 and (src := _src('the history', lambda: plot_history(history), say)):
         res.append((src, 'losses and error rate',
                     'What it had learned after each epoch; the dotted line stands between the stages.'))
-    if (run/'figures'/'lr.png').is_file():
-        lr = base64.b64encode((run/'figures'/'lr.png').read_bytes()).decode()
-        res.append((f'data:image/png;base64,{lr}', 'learning-rate finder', 'The test of the head: loss against rate.'))
+    captions = dict(lr=('learning-rate finder', 'The test of the head: loss against rate.'),
+                    learning_curve=('learning curve', f"Would more images help? {metrics.get('learning_curve', '')}"))
+    for name, caption in captions.items():
+        if (file := run/'figures'/f'{name}.png').is_file():
+            res.append((f'data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}', *caption))
     return res
 
 def _warn(text): warnings.warn(text, stacklevel=3)
@@ -198,7 +200,7 @@ def report_page(
     breeds = interp.per_breed()
     template = Environment(loader=PackageLoader('pet_classifier', 'templates'), autoescape=True).get_template('report.html')
     with drawing('report.html', say):
-        plots = dict(curves=_curves(run, history, say),
+        plots = dict(curves=_curves(run, metrics, history, say),
                      reliability=_src('the calibration', lambda: _reliability(raw, calibrated), say),
                      confusion=_src('the confusion matrix', short_names(interp).plot_confusion_matrix, say))
     return template.render(

@@ -28,7 +28,7 @@ from .report import write_report
 from .runs.data import RunData, check_run_config, labelled_table, run_data, split_table, without_lost  # noqa: F401
 from .runs.dealing import deal, fine_tuning_epochs, run_features
 from .runs.estimate import Estimate, cross_validated_estimate, error_text, evaluate_test_set, held_out_estimate
-from .runs.figures import not_fatal, save_figure, save_figures  # noqa: F401  `save_figure` is imported from here, too
+from .runs.figures import not_fatal, save_figure, save_figures, save_learning_curve # noqa: F401  `save_figure` is used elsewhere
 from .runs.folder import (BEGUN, LAST, RunConfig, absolute, as_it_was, check_apart, check_options, check_out,
                                         decided_epochs, finish, is_finished, note_run)
 from .runs.issues import write_duplicates, write_label_issues
@@ -154,6 +154,7 @@ def _run(known, out, asked, device, resume, facts, noted, say):
             write_label_issues(out, known.table, features, estimate.issues, known.root, say)
             facts = dict(facts, arch=config.arch, weights=learn.backbone.weights, size=config.size, seed=config.seed,
                          left_out=known.left_out, stage=stage)
+            if 'fold' in known.table: noted |= save_learning_curve(out/'figures', known.table, features, say)
             noted = dict(noted, epochs=config.epochs, device=computes_on(learn), **_where(known, out),
                          seconds=round(time.perf_counter()-started, 2))
             return write_results(out, learn, estimate, suggested, known, facts, noted, say)

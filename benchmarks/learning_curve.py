@@ -2,7 +2,7 @@
 
     python benchmarks/learning_curve.py IMAGES [--arch efficientnet_lite0] [--size 224] [--draws 20]
 
-IMAGES is a folder of `<class>_<number>.jpg`, seven per class. Prints measured and predicted error rates in %, with the 95 % interval.
+IMAGES is a folder of `<class>_<number>.jpg`, seven per class. Prints measured and predicted error rates, with the 95 % interval.
 """
 import argparse
 

@@ -2,8 +2,9 @@
 
     python benchmarks/suggestion.py IMAGES [--arch efficientnet_lite0] [--size 224] [--start 2] [--held-out 2] [--seeds 10]
 
-IMAGES is a folder of `<class>_<number>.jpg`. Of each class --start images are labelled, --held-out are for testing, and the others are unlabelled.
-Heads are trained after adding as many images as there are classes, and twice as many: suggested ones, and 20 random choices of the same number.
+IMAGES is a folder of `<class>_<number>.jpg`. Of each class --start images are labelled, --held-out are for testing, and the
+others are unlabelled. Heads are trained after adding as many images as there are classes, and twice as many: suggested ones, and
+20 random choices of as many.
 """
 import argparse
 
@@ -29,7 +30,8 @@ def one_seed(x, y, start, held_out, counts, seed):
     rng, k = np.random.default_rng(seed), int(y.max()) + 1
     rank = np.empty(len(y), int)
     for c in range(k): rank[rng.permutation(np.flatnonzero(y.numpy() == c))] = np.arange((y == c).sum())
-    labelled, test, pool = (np.flatnonzero(m) for m in (rank < start, (start <= rank) & (rank < start+held_out), rank >= start+held_out))
+    labelled, rest = np.flatnonzero(rank < start), np.flatnonzero(rank >= start)
+    test, pool = rest[rank[rest] < start+held_out], rest[rank[rest] >= start+held_out]
     weight, bias = fit_discriminant(x[labelled], y[labelled], k)
     temperature = discriminant_temperature(x[labelled], y[labelled], k)
     unsure = uncertainty(softmax((x[pool]@weight.T + bias).numpy()/temperature, 1))

@@ -30,7 +30,8 @@ def random_weights(monkeypatch, tiny_weights):
 
 def test_one_row_per_backbone_and_size_the_best_first(random_weights, tiny_table):
     said = []
-    result = compare_backbones(tiny_table, ['test_resnet', 'test_vit', 'test_resnet'], sizes=(64,), folds=3, groups=None, say=said.append)
+    archs = ['test_resnet', 'test_vit', 'test_resnet']
+    result = compare_backbones(tiny_table, archs, sizes=(64,), folds=3, groups=None, say=said.append)
     assert list(result) == COMPARISON_COLUMNS and sorted(result.arch) == ['test_resnet', 'test_vit']
     assert result.error_rate.is_monotonic_increasing and result.difference[0] == result.standard_error[0] == 0
     assert (result.difference == result.error_rate - result.error_rate[0]).all() and result.pareto[0]
@@ -48,8 +49,10 @@ def test_all_are_evaluated_on_the_same_folds(random_weights, tiny_table, monkeyp
     assert len(folds) == 2 and (folds[0] == folds[1]).all()
 
 
-@pytest.mark.parametrize('archs, sizes, said', [([], [32], 'expected at least one'), (['test_resnet'], [], 'expected at least one'),
-                                                (['resnet_34'], [32], "no architecture 'resnet_34'"), (['test_vit'], [33], '33 px')])
+@pytest.mark.parametrize('archs, sizes, said', [
+    ([], [32], 'expected at least one'), (['test_resnet'], [], 'expected at least one'),
+    (['resnet_34'], [32], "no architecture 'resnet_34'"), (['test_vit'], [33], '33 px'),
+])
 def test_what_cannot_be_compared_is_refused_before_anything_is_computed(tiny_table, monkeypatch, archs, sizes, said):
     monkeypatch.setattr(comparison, 'pretrained_extractor', None)
     with pytest.raises(ValueError, match=said): compare_backbones(tiny_table, archs, sizes)
@@ -92,8 +95,8 @@ def test_pareto_front():
 
 
 def table(**columns):
-    base = dict(arch=['slow', 'quick'], size=224, error_rate=[0.10, 0.11], low=[0.07, 0.08], high=[0.14, 0.15], difference=[0, 0.01],
-                standard_error=[0, 0.02], seconds_per_1000=[50., 10.], megabytes=[100., 20.], licence='mit', pareto=True)
+    base = dict(arch=['slow', 'quick'], size=224, error_rate=[0.10, 0.11], low=[0.07, 0.08], high=[0.14, 0.15],
+                difference=[0, 0.01], standard_error=[0, 0.02], seconds_per_1000=[50., 10.], megabytes=[100., 20.], licence='mit', pareto=True)
     return pd.DataFrame(base | columns)
 
 

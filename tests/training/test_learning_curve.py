@@ -23,7 +23,7 @@ def blobs(per_class=12, n_classes=4, spread=1.0, seed=0):
     return rng.normal(size=(n_classes, 8))[targets] + spread*rng.normal(size=(len(targets), 8)), targets
 
 
-def named(targets): return pd.DataFrame(dict(file=[f'{i}.jpg' for i in range(len(targets))], label=[f'class {t}' for t in targets]))
+def named(targets): return pd.DataFrame(dict(file=[f'{i}.jpg' for i in range(len(targets))], label=targets.astype(str)))
 
 
 @pytest.mark.parametrize('available', [2.4, 5.6, 20, 400])
@@ -125,6 +125,7 @@ def test_on_real_photos_few_images_foretell_more(pets_dir):
     from pet_classifier.model.pretrained import pretrained_features
     table = label_by_name(list_images(pets_dir), PETS_PATTERN)
     targets = np.unique(table.label, return_inverse=True)[1]
-    used, wrong = subsampled_errors(pretrained_features(table.file), targets, [folds(table, 7, s) for s in range(3)], [2, 3, 4, 5, 6])
+    deals = [folds(table, 7, seed) for seed in range(3)]
+    used, wrong = subsampled_errors(pretrained_features(table.file), targets, deals, [2, 3, 4, 5, 6])
     error = wrong.mean((1, 2))
     assert power_law(used[3:], *fit_power_law(used[:3], error[:3])) == pytest.approx(error[3:], rel=1/6)

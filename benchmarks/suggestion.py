@@ -28,8 +28,8 @@ def error(x, y, rows, test):
 def one_seed(x, y, start, held_out, counts, seed):
     "Errors with no more images, and for each of `counts` with suggested and with random ones"
     rng, k = np.random.default_rng(seed), int(y.max()) + 1
-    rank = np.empty(len(y), int)
-    for c in range(k): rank[rng.permutation(np.flatnonzero(y.numpy() == c))] = np.arange((y == c).sum())
+    rank, numbers = np.empty(len(y), int), y.numpy()
+    for c in range(k): rank[rng.permutation(np.flatnonzero(numbers == c))] = np.arange((numbers == c).sum())
     labelled, rest = np.flatnonzero(rank < start), np.flatnonzero(rank >= start)
     test, pool = rest[rank[rest] < start+held_out], rest[rank[rest] >= start+held_out]
     weight, bias = fit_discriminant(x[labelled], y[labelled], k)

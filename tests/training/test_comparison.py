@@ -96,7 +96,8 @@ def test_pareto_front():
 
 def table(**columns):
     base = dict(arch=['slow', 'quick'], size=224, error_rate=[0.10, 0.11], low=[0.07, 0.08], high=[0.14, 0.15],
-                difference=[0, 0.01], standard_error=[0, 0.02], seconds_per_1000=[50., 10.], megabytes=[100., 20.], licence='mit', pareto=True)
+                difference=[0, 0.01], standard_error=[0, 0.02],
+                seconds_per_1000=[50., 10.], megabytes=[100., 20.], licence='mit', pareto=True)
     return pd.DataFrame(base | columns)
 
 

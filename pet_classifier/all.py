@@ -35,6 +35,9 @@ from .deploy.predictor import Predictor  # predict with a bundle
 from .deploy.scale import predict_on_ray  # predict on all cores, or on a cluster
 from .deploy.space import write_space  # a Hugging Face Space with the web page
 from .deploy.tables import predict_table  # predictions of very many images as a table
+from .deploy.suggestion import suggest_images  # which unlabelled images to label next
+from .training.comparison import compare_backbones  # cross-validated error and cost of several backbones
+from .training.learning_curve import learning_curve  # would more images help?
 from .core.cache import cache_table, clear_cache  # what is cached on disk, and deleting it
 from .core.keywords import BELONGS, KEYWORDS  # fastai 1's keywords, and today's
 from .core.progress import history  # one row per epoch

@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 
 from pet_classifier.check import labelled_images
 from pet_classifier.cli import main
-from pet_classifier.options import parse_lr
+from pet_classifier.options import parse_lr, parse_sizes
 
-COMMANDS = ['sample', 'check', 'train', 'find-lr', 'predict', 'evaluate', 'report', 'export', 'scale', 'push', 'demo', 'cache']
+COMMANDS = ['sample', 'check', 'train', 'find-lr', 'predict', 'evaluate', 'report', 'compare', 'suggest', 'export', 'scale',
+            'push', 'demo', 'cache']
 
 
 @pytest.fixture
@@ -63,6 +64,15 @@ def test_each_command_has_help(cli, command):
 def test_wrong_words_are_an_error_in_one_line(cli, args, said):
     code, out, err = cli(*args)
     assert code == 2 and not out and err.startswith('error: ') and said in err and err.count('\n') == 1
+
+
+@pytest.mark.parametrize('text, sizes', [('224', [224]), ('224,288', [224, 288]), (' 64 , 32 ', [64, 32])])
+def test_parse_sizes(text, sizes): assert parse_sizes(text) == sizes
+
+
+@pytest.mark.parametrize('text', ['', 'large', '224,', '31', '224,2000', '224:288'])
+def test_parse_sizes_refuses_what_is_no_size(text):
+    with pytest.raises(ValueError, match='expected numbers from 32 to 1024'): parse_sizes(text)
 
 
 @pytest.mark.parametrize('text, lr', [('1e-3', 1e-3), ('1e-6:1e-4', slice(1e-6, 1e-4)), (' 1 : 2 ', slice(1, 2))])
@@ -300,3 +310,36 @@ def test_an_interrupt_is_no_traceback(cli, monkeypatch, tmp_path, name):
     monkeypatch.setattr('pet_classifier.check.labelled_images', interrupt)
     code, out, err = cli(name, tmp_path)
     assert code == 130 and not out and err.strip() in ('', 'interrupted')
+
+
+def test_compare_prints_one_row_per_size_and_a_recommendation(cli, tiny_folder, tmp_path, monkeypatch):
+    import timm
+
+    from pet_classifier.model import pretrained
+    from pet_classifier.training import comparison
+    monkeypatch.setattr(pretrained, 'pretrained_state', lambda arch, weights: (timm.create_model(arch).state_dict(), 'random'))
+    really = comparison.cross_validate
+    monkeypatch.setattr(comparison, 'cross_validate', lambda *args, **kwargs: really(*args, **(kwargs | dict(groups=None))))
+    code, out, err = cli('compare', tiny_folder, '--arch', 'test_resnet', '--size', '32,48')
+    assert code == 0 and sorted(rows(out)['size']) == [32, 48] and err.splitlines()[-1].startswith('take test_resnet at ')
+    code, out, err = cli('compare', tiny_folder, '--arch', 'test_resnet', '--size', '32', '--out', tmp_path/'found.csv')
+    assert code == 0 and not out and len(pd.read_csv(tmp_path/'found.csv')) == 1 and (tmp_path/'found.png').is_file()
+
+
+@pytest.mark.parametrize('args, said', [(['--size', 'large'], '--size large'), (['--out', 'found.xlsx'], 'ends in .csv'),
+                                        (['--arch', 'resnet_34'], "no architecture 'resnet_34'")])
+def test_compare_refuses_what_it_cannot_do(cli, tiny_folder, args, said):
+    code, out, err = cli('compare', tiny_folder, *args)
+    assert code == 2 and not out and said in err
+
+
+def test_suggest_prints_or_writes_n_rows_and_names_what_is_broken(cli, bundle, tiny_folder, tmp_path):
+    code, out, err = cli('suggest', bundle, tiny_folder, '--n', 4)
+    assert code == 0 and len(rows(out)) == 4 and not err
+    assert list(rows(out)) == ['file', 'predicted_label', 'probability', 'reason']
+    shutil.copytree(tiny_folder, tmp_path/'new')
+    (tmp_path/'new'/'broken.jpg').touch()
+    code, out, err = cli('suggest', bundle, tmp_path/'new', '--n', 3, '--out', tmp_path/'next.csv')
+    assert code == 1 and not out and len(pd.read_csv(tmp_path/'next.csv')) == 3 and '1 of 19 images cannot be read' in err
+    (tmp_path/'empty').mkdir()
+    assert cli('suggest', bundle, tmp_path/'empty')[0] == 2

@@ -12,7 +12,7 @@ from ..core.files import printable
 from .file_finder import FileFinder
 from .findings import image_rows
 from .images import listed
-from .label_files import find_columns, read_label_file, split_parts
+from .label_files import find_columns, group_column, read_label_file, split_parts
 from .layout import part_of
 
 # %% ../../nbs/api/data.from_file.ipynb #b31985f3
@@ -40,8 +40,8 @@ def from_file(
     label_col, # column of the labels; None: detected
     root, # the folder that paths are relative to
     found, # `Findings` to report to
-) -> pd.DataFrame: # columns `file`, `label`, `part`
-    "Return the images in the label file `file`, with labels and, if given, the split."
+) -> pd.DataFrame: # columns `file`, `label`, `part`, and `group` if the file has it
+    "Return the images in the label file `file`, with labels and, if given, the split and groups."
     frame, notes = read_label_file(file)
     try:
         names_in, labels_in, note = find_columns(frame, file_col, label_col)
@@ -54,6 +54,9 @@ def from_file(
     if parts: found.notes.append(f"'{file.name}' defines the split{test}")
     _refuse_missing(frame[names_in], files, root, found)
     rows = image_rows(files, frame[labels_in], parts or [''] * len(frame))
+    if (groups := group_column(frame, names_in, labels_in)) is not None:
+        rows['group'] = groups
+        found.notes.append(f"'{file.name}': images with the same 'group' stay on one side of each split")
     return _drop_repeats(rows[rows.file.notna()], found)
 
 def metadata_files(

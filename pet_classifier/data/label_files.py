@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LABEL_FILES', 'label_text', 'read_text', 'is_image_name', 'read_label_file', 'find_columns', 'valid_flags',
-           'split_parts']
+           'split_parts', 'group_column']
 
 # %% ../../nbs/api/data.label_files.ipynb #ea107f38
 import csv
@@ -213,3 +213,12 @@ def split_parts(
             unknown = listed(map(repr, sorted(set(frame[column][parts.isna()]))))
             raise ValueError(f'the column {column!r} must contain train, valid or test; got also {unknown}')
     return None
+
+def group_column(
+    frame, # as `read_label_file` gives it
+    file_col, # the column of the files' paths
+    label_col, # the column of the labels
+) -> list|None: # a text for each row, '' for none; None if there is no such column
+    "Return the column `group` of `frame`; images with equal values must stay on one side of a split."
+    names = [c for c in _columns_named(frame, ('group', 'groupid')) if c not in (file_col, label_col)]
+    return [label_text(v).strip() for v in frame[names[0]]] if names else None

@@ -26,7 +26,7 @@ TORCHVISION = { # name -> (how many of the last children are the classifier, fea
     **dict.fromkeys(['vgg11_bn', 'vgg13_bn', 'vgg16_bn', 'vgg19_bn'], (2, 512)),
     **dict.fromkeys(['squeezenet1_0', 'squeezenet1_1'], (1, 512)), 'alexnet': (2, 256),
     'densenet121': (1, 1024), 'densenet161': (1, 2208), 'densenet169': (1, 1664), 'densenet201': (1, 1920)}
-TIMM_NAMES = {'efficientnet_lite0': 'tf_efficientnet_lite0'} # names of ours -> timm's
+TIMM_NAMES = {f'efficientnet_lite{n}': f'tf_efficientnet_lite{n}' for n in range(3)} # names of ours -> timm's
 
 def check_arch(
     arch, # 'resnet34', 'efficientnet_lite0', any timm name, or a torchvision function such as `models.resnet34`

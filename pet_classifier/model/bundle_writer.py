@@ -49,7 +49,7 @@ or `pet-classifier predict model my_cat.jpg`. Nothing in the folder is a program
 
 ## Measured
 
-{facts}
+{measured}{facts}
 
 ## Limits
 
@@ -72,6 +72,16 @@ def size_text(
     if len(each) == 1: return f'at {each[0]} pixels'
     return f"at {' and '.join(each)} pixels, the features of which are averaged"
 
+def _measured(facts):
+    "What the error rate of the card is, in a sentence; '' if the facts do not say it."
+    kind, n = facts.get('evaluation'), facts.get('valid')
+    text = {'cross-validated': f'The error rate is cross-validated on {n} images: each was evaluated by a head that had not seen '
+                               f"it, and the final model then learned from all {facts.get('train')} images.",
+            'held-out': f'The error rate is that of {n} held-out images, on which the network never learned; the stage was '
+                        'chosen on them.'}
+    test = f"The test set of {facts['test_n']} images was looked at once, at the end." if 'test_n' in facts else ''
+    return ' '.join(t for t in (text.get(kind, ''), test) if t) + '\n\n' if kind in text else ''
+
 def model_card(
     config:dict, # as `config.json` holds it
 ) -> str: # Markdown, with the Hugging Face Hub's lines at its head
@@ -79,7 +89,7 @@ def model_card(
     values = {k: f'{v:.4g}' if isinstance(v, float) else v for k, v in config['facts'].items()}
     rows = [f'| {escape_markup(k)} | {escape_markup(v)} |' for k, v in values.items()]
     return _CARD.format(
-        n=len(config['vocab']), classes=', '.join(map(escape_markup, config['vocab'])),
+        measured=_measured(config['facts']), n=len(config['vocab']), classes=', '.join(map(escape_markup, config['vocab'])),
         facts='\n'.join(['| what | value |', '|---|---|', *rows]) if rows else 'Nothing was noted.',
         none=_NONE if config['none_below'] is not None else _ALWAYS.format(n=len(config['vocab'])),
         limits=DRAWN_NOTE if str(config['facts'].get('data')).startswith('drawn') else '',

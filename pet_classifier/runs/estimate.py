@@ -141,13 +141,13 @@ def error_paragraphs(
     "Return how the error was measured, how far it can be trusted, and what groups have to do with it"
     n, rate, effective = facts['valid'], facts['error_rate'], facts['effective_images']
     low, high = prediction_interval(rate, effective, 100)
-    how = f'The error rate is that of the {n} images held out before training, on which the network never learned. The stage was ' \
-          'chosen on the same images, which makes the figure a little too good.'
+    how = (f'The error rate is that of the {n} images held out before training, on which the network never learned. The stage '
+           'was chosen on the same images, which makes the figure a little too good.')
     if facts['evaluation'] == 'cross-validated':
-        how = (f'Each of {n} images was evaluated by a head that learned from neither it nor its near-duplicates: the images were '
-               f"dealt into {facts['folds']} folds, and a head was fitted without each of them (cross-validation). The final model "
-               f"learned from all {facts['train']} images, and is probably a little better than the heads that were evaluated.")
-    res = [f"{how} It is a sample: with 95 % confidence the rate on images of this kind lies between {facts['error_low']:.1%} "
+        how = (f'Each of {n} images was evaluated by a head that learned from neither it nor its near-duplicates: the images '
+               f"were dealt into {facts['folds']} folds, and a head was fitted without each of them (cross-validation). The final "
+               f"model learned from all {facts['train']} images, and is probably a little better than these heads.")
+    res = [f"{how} It is a sample: with 95 % confidence the rate on such images lies between {facts['error_low']:.1%} "
            f"and {facts['error_high']:.1%} (Wilson's interval). On 100 new images, expect {low:.0%} to {high:.0%}."]
     if (ungrouped := facts.get('ungrouped_error')) is not None: res.append(
         'Near-duplicates and images of one group stay in one fold. With folds that divide them the error rate would have been '

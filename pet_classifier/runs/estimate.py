@@ -145,8 +145,8 @@ def error_paragraphs(
            'was chosen on the same images, which makes the figure a little too good.')
     if facts['evaluation'] == 'cross-validated':
         how = (f'Each of {n} images was evaluated by a head that learned from neither it nor its near-duplicates: the images '
-               f"were dealt into {facts['folds']} folds, and a head was fitted without each of them (cross-validation). The final "
-               f"model learned from all {facts['train']} images, and is probably a little better than these heads.")
+               f"were dealt into {facts['folds']} folds, and a head was fitted without each of them (cross-validation). The "
+               f"final model learned from all {facts['train']} images, and is probably a little better than these heads.")
     res = [f"{how} It is a sample: with 95 % confidence the rate on such images lies between {facts['error_low']:.1%} "
            f"and {facts['error_high']:.1%} (Wilson's interval). On 100 new images, expect {low:.0%} to {high:.0%}."]
     if (ungrouped := facts.get('ungrouped_error')) is not None: res.append(

@@ -23,6 +23,7 @@ from .evaluation.label_issues import duplicate_pairs, find_label_issues  # label
 from .evaluation.interpretation import interpret, PetInterpretation  # what the model says of labelled images
 from .evaluation.ood import ood_threshold  # from which logit on an image is none of the classes
 from .training.learner_features import image_features  # features by the body of a learner, cached
+from .training.cross_validation import cross_validate  # the error on every image, by heads that did not see it
 from .training.head import fit_head  # train the head on features computed once
 from .training.learner import frozen_groups, pet_learner  # a fastai Learner with a pretrained body
 from .training.lr_finder import find_lr, SuggestedRate  # suggest a learning rate, and plot why

@@ -31,7 +31,7 @@ from .parts import PartProcess, PartWriter, part_file  # noqa: F401
 from .predictor import Predictor
 from ..model.bundle import bundle_id, load_bundle
 from ..model.features import FeatureExtractor, Preprocess
-from ..model.network import PRECISIONS, Network, has_bf16, set_precision
+from ..model.network import PRECISIONS, has_bf16, set_precision
 
 # %% ../../nbs/api/deploy.scale.ipynb #63ace377
 def resolve_precision(

@@ -17,7 +17,8 @@ def test_no_more_than_the_share_is_turned_away_and_one_more_would_be(n, share):
     assert (max_logits < threshold).sum() <= share*n < (max_logits <= threshold).sum()
 
 
-@pytest.mark.parametrize('max_logits, share, said', [([], .02, 'no max_logits'), ([1.], 1, 'share=1'), ([1.], -.1, 'share=-0.1')])
+@pytest.mark.parametrize('max_logits, share, said', [
+    ([], .02, 'max_logits is empty'), ([1.], 1, 'share=1'), ([1.], -.1, 'share=-0.1')])
 def test_nonsense_is_refused(max_logits, share, said):
     with pytest.raises(ValueError, match=said): ood_threshold(max_logits, share)
 

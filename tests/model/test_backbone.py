@@ -95,8 +95,8 @@ def test_a_learner_is_not_made_with_a_size_that_its_backbone_cannot_take(tiny_dl
 
 
 @pytest.mark.parametrize('arch, near', [('dinov2', 'dinov2'), ('ResNet43', 'resnet34'), ('resnet50.a1_in2k', 'resnet50.a1_in1k'),
-                                        ('timm/resnet18', 'resnet18'), ('', 'none'), (None, 'similar'), (7, 'similar'), ('x'*10**5, 'similar'),
-                                        ('resnet18\n', 'resnet18')])
+                                        ('timm/resnet18', 'resnet18'), ('', 'none'), (None, 'similar'), (7, 'similar'),
+                                        ('x'*10**5, 'similar'), ('resnet18\n', 'resnet18')])
 def test_what_is_no_name_of_a_network_is_refused_in_one_line_with_its_neighbours(arch, near):
     with pytest.raises(ValueError, match='no architecture') as e: check_arch(arch)
     assert near in str(e.value).partition('similar')[2] + 'similar' and '\n' not in str(e.value) and len(str(e.value)) < 500

@@ -109,7 +109,8 @@ def build_model(
     if head not in HEADS: raise ValueError(f"head={head!r}: expected one of {', '.join(HEADS)}")
     body, n_features, has_maps = make_body(arch)
     if head == 'fastai':
-        from fastai.vision.learner import add_head # imported here: it loads fastai's training code
+        from fastai.vision.learner import add_head, num_features_model # imported here: they load fastai's training code
+        if arch in TORCHVISION: num_features_model(nn.Sequential(*body.children())) # draws random numbers, as in `vision_learner`
         return Network(*add_head(body, n_features, n_out, pool=has_maps))
     return Network(body, linear_head(n_features*(1 + has_maps), n_out, pool=has_maps))
 

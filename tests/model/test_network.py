@@ -42,7 +42,8 @@ def test_auto_is_bf16_where_the_device_has_it_and_the_others_are_as_asked(monkey
         devices.append(device)
         return able
     monkeypatch.setattr(network_module, 'has_bf16', has_bf16)
-    assert [resolve_precision(p, 'cuda') for p in PRECISIONS] == ['bf16' if able else 'fp32', 'bf16', 'fp32'] and devices == ['cuda']
+    assert [resolve_precision(p, 'cuda') for p in PRECISIONS] == ['bf16' if able else 'fp32', 'bf16', 'fp32']
+    assert devices == ['cuda']
 
 
 def test_a_new_network_computes_as_ever(): assert not network().runs_in_bf16 and not network().trains_in_bf16

@@ -47,8 +47,8 @@ def interrupted(monkeypatch, quick):
 
 
 @pytest.mark.parametrize('n, said', [
-    (0, 'no epoch was finished'), (1, 'epoch 1 of 3 of the stage head is kept'), (3, 'epoch 3 of 3 of the stage head is kept'),
-    (4, 'epoch 1 of 2 of the stage fine-tune is kept')])
+    (0, 'no epoch was finished'), (1, 'epoch 1 of 3 of stage head is saved'), (3, 'epoch 3 of 3 of stage head is saved'),
+    (4, 'epoch 1 of 2 of stage fine-tune is saved')])
 def test_an_interrupted_run_says_what_is_kept_and_ends_as_if_it_had_not_been(interrupted, quick, tmp_path, n, said):
     assert interrupted(n)[-1].strip() == f'interrupted; {said}, and the same command with --resume goes on from there'
     assert (tmp_path/'out'/'checkpoints'/'last.safetensors').is_file() == (n > 0)
@@ -146,10 +146,10 @@ def test_an_image_that_vanishes_is_set_aside(quick, tmp_path, tiny_folder, monke
 
 
 @pytest.mark.parametrize('change, said', [
-    (lambda told, tensors: told.pop('random'), "lacks something, or holds what is none: KeyError..random"),
-    (lambda told, tensors: told.update(optimizer=[]), 'lacks something, or holds what is none'),
-    (lambda told, tensors: told.update(format_version=99), 'has format 99, and this version reads 2'),
-    (lambda told, tensors: told.update(done=7), 'says 7 epochs were finished'),
+    (lambda told, tensors: told.pop('random'), "is incomplete or invalid: KeyError..random"),
+    (lambda told, tensors: told.update(optimizer=[]), 'is incomplete or invalid'),
+    (lambda told, tensors: told.update(format_version=99), 'has format 99, but this version reads format 3'),
+    (lambda told, tensors: told.update(done=7), 'has 7 finished epochs of 3'),
     (lambda told, tensors: tensors.update({k: v*float('nan') for k, v in tensors.items()}), 'NaN or infinity'),
     (lambda told, tensors: tensors.update({k: v[:1] for k, v in tensors.items() if v.ndim}), 'another network')])
 def test_a_checkpoint_that_is_not_as_it_should_be_is_refused_with_the_way_out(interrupted, quick, tmp_path, change, said):
@@ -158,7 +158,7 @@ def test_a_checkpoint_that_is_not_as_it_should_be_is_refused_with_the_way_out(in
     told, tensors = read_tensors(file, 'checkpoint')
     change(told, tensors)
     write_tensors(file, 'checkpoint', told, tensors)
-    with pytest.raises(ValueError, match=f'{said}.*; delete .* to train this stage anew'): quick(resume=True)
+    with pytest.raises(ValueError, match=f'{said}.*; delete .* to train this stage again'): quick(resume=True)
     file.unlink()
     assert quick(resume=True)['train'] == 14
 
@@ -211,7 +211,7 @@ def test_a_torn_checkpoint_is_refused(interrupted, quick, tmp_path):
     interrupted(1)
     file = tmp_path/'out'/'checkpoints'/'last.safetensors'
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(ValueError, match='last.safetensors is not a whole safetensors file'): quick(resume=True)
+    with pytest.raises(ValueError, match='last.safetensors is not a complete safetensors file'): quick(resume=True)
 
 
 def test_what_killed_writers_left_is_removed(interrupted, quick, tmp_path):
@@ -249,7 +249,7 @@ def test_a_full_disk_in_the_middle_is_one_clear_line_and_the_last_epoch_stays(qu
 
 
 def test_a_checkpoint_of_another_network_is_refused(learner, tmp_path):
-    told = dict(format_version=2, stage='fine-tune', epochs=1, done=1, callbacks=dict(EpochTable=dict(rows=[])))
+    told = dict(format_version=3, stage='fine-tune', epochs=1, done=1, callbacks=dict(EpochTable=dict(rows=[])))
     write_tensors(tmp_path/'last.safetensors', 'checkpoint', told, {'model/other': torch.zeros(1)})
     with pytest.raises(ValueError, match='last.safetensors belongs to another network'):
         fine_tune(learner(), 1, 1e-4, checkpoint=Checkpoint(tmp_path/'last.safetensors', resume=True))

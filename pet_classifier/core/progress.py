@@ -70,9 +70,9 @@ class EpochTable(Callback):
         self.every = ceil(self.n_epoch/self.max_shown)
         self.update = _html_display() if in_notebook() else None
 
-    def kept(self): return dict(rows=self.rows), {}
+    def state_dict(self): return dict(rows=self.rows)
 
-    def restore(self, kept, tensors): self.rows = list(kept['rows'])
+    def load_state_dict(self, state): self.rows = list(state['rows'])
 
     def before_epoch(self): self.started = time.perf_counter()
 

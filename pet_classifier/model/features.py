@@ -29,7 +29,7 @@ from .network import Network
 def split_head(
     head, # `nn.Sequential`, as `build_model` makes it
 ) -> tuple: # (the parameter-free layers, the layers to train), both `nn.Sequential`
-    "Split a head behind its leading layers that have no parameters and no randomness"
+    "Split `head` after its leading layers without parameters and randomness"
     fixed = AdaptiveConcatPool2d, nn.AdaptiveAvgPool2d, Flatten, UnitLength
     pool = list(takewhile(lambda layer: isinstance(layer, fixed), head))
     return nn.Sequential(*pool), head[len(pool):]
@@ -39,7 +39,7 @@ def split_head(
 def evaluating(
     module:nn.Module, # any
 ):
-    "Put `module` into evaluation mode without gradients; restore the mode of each submodule on exit"
+    "Set `module` to evaluation mode, without gradients; restore the mode of each submodule on exit"
     modes = {m: m.training for m in module.modules()}
     with torch.inference_mode():
         try: yield module.eval()
@@ -48,23 +48,23 @@ def evaluating(
 
 # %% ../../nbs/api/model.features.ipynb #23ec3226
 class Preprocess:
-    "Convert decoded images to what a body expects: scale to [0, 1], augment if asked for, normalize"
+    "Convert decoded images to the input of a body: scale to [0, 1], augment (optional), normalize"
     def __init__(self,
-        mean:tuple, # of the red, green and blue channel, on a scale of 0 to 1
-        std:tuple, # of the red, green and blue channel
+        mean:tuple, # per channel (red, green, blue), for pixels from 0 to 1
+        std:tuple, # per channel
         augment=None, # an `Augment`; None: no augmentation
     ):
         self.mean, self.std, self.augment = tuple(mean), tuple(std), augment
 
     @property
     def key(self) -> tuple: # plain values
-        "What the result depends on, besides the images"
+        "Everything that the result depends on, besides the images"
         return (getattr(self.augment, 'key', None), self.mean, self.std)
 
     def __call__(self,
         images:torch.Tensor, # uint8, n x 3 x height x width
     ) -> torch.Tensor: # float32, n x 3 x height x width
-        "Return normalized images"
+        "Return `images` scaled, augmented and normalized"
         x = images.float().div_(255)
         if self.augment: x = self.augment.augmented(x)
         mean, std = (torch.tensor(v, device=x.device).view(1, 3, 1, 1) for v in (self.mean, self.std))
@@ -83,24 +83,24 @@ def fingerprint(
 class FeatureExtractor:
     "Compute the features of image files with the frozen body of a model; cache them on disk"
     def __init__(self,
-        model:Network, # (body, head); of the head, the layers without parameters are applied
+        model:Network, # (body, head); the parameter-free layers of the head are applied too
         size:int, # of the center crops, in pixels
-        preprocess, # a function from uint8 images to the input of the body; one without a `key` is not cached
+        preprocess, # function from uint8 images to the input of the body; without a `key`, features are not cached
         device='cpu', # where to compute
-        seed:int=0, # for an augmentation in `preprocess`
+        seed:int=0, # for the augmentation in `preprocess`
     ):
         self.model, self.size, self.preprocess, self.device, self.seed = model, size, preprocess, torch.device(device), seed
 
     def _several(self): return dict(sizes=list(self.model.sizes)) if len(self.model.sizes) > 1 else {}
 
     def facts(self) -> dict: # plain values
-        "Return what features depend on, besides the images and the precision"
+        "Return what the features depend on, besides images and precision"
         return dict(body=fingerprint(self.model[0]), fixed_layers=str(split_head(self.model[1])[0]), size=self.size,
                     mean=list(self.preprocess.mean), std=list(self.preprocess.std), **self._several())
 
     @property
-    def name(self) -> str|None: # None: nothing is cached
-        "The name of the file of these features in the cache"
+    def name(self) -> str|None: # None: features are not cached
+        "The file name of these features in the cache"
         if (key := getattr(self.preprocess, 'key', None)) is None: return None
         facts = (fingerprint(self.model[0]), split_head(self.model[1])[0], self.size, key, self.seed, self.model.runs_in_bf16,
                  self.device.type, *self._several().values())
@@ -110,11 +110,11 @@ class FeatureExtractor:
         files, # paths of images
         bs:int|None=None, # images per batch; None: 32 on the CPU, 256 on a GPU
     ) -> torch.Tensor: # float32, one row per image
-        "Compute the features of `files`, without the cache"
+        "Return the features of `files`, computed without the cache"
         from pet_classifier.core.console import progress_bar
         files, (pool, rest), gpu = list(files), split_head(self.model[1]), self.device.type == 'cuda'
         bs = bs or (256 if gpu else 32)
-        features = torch.empty(len(files), next(rest.parameters()).shape[-1], pin_memory=gpu) # once: there may be many
+        features = torch.empty(len(files), next(rest.parameters()).shape[-1], pin_memory=gpu) # allocated once
         with no_random(self.seed), fast_math(self.device), evaluating(self.model.to(self.device)):
             for i in progress_bar(range(0, len(files), bs), each=bs):
                 x = self.preprocess(send(load_images(files[i:i+bs], self.size), self.device))
@@ -125,7 +125,7 @@ class FeatureExtractor:
     def __call__(self,
         files, # paths of images
     ) -> torch.Tensor: # float32, one row per image
-        "Return the features of `files`: cached ones are read, the others are computed and cached"
+        "Return the features of `files`, from the cache where possible; compute and cache the others"
         files, name = list(files), self.name
         if name is None: return self.compute(files)
         ids, (known, features) = image_ids(files), read_features(name)
@@ -135,14 +135,14 @@ class FeatureExtractor:
             features = computed if features is None else torch.cat([features, computed])
             known |= {i: len(known)+n for n, i in enumerate(new)}
             write_features(name, list(known), features)
-        numbers = [known[i] for i in ids]
-        return features if numbers == list(range(len(features))) else features[numbers]
+        rows = [known[i] for i in ids]
+        return features if rows == list(range(len(features))) else features[rows]
 
 # %% ../../nbs/api/model.features.ipynb #eec88054
 def read_features(
     name:str, # of a file in the cache, as in `FeatureExtractor.name`
-) -> tuple: # (dict of image id -> row, features); ({}, None) if there is no such file, or it is damaged
-    "Read cached features"
+) -> tuple: # (image id -> row number, features); ({}, None) if the file is missing or damaged
+    "Return cached features and the row of each image"
     if (data := read_entry(name)) is None: return {}, None
     try:
         with np.load(BytesIO(data.tobytes()), allow_pickle=False) as stored: ids, features = stored['ids'], stored['features']
@@ -151,10 +151,10 @@ def read_features(
 
 def write_features(
     name:str, # of a file in the cache
-    ids:list, # of the images, as `image_ids` makes them
+    ids:list, # image ids, as returned by `image_ids`
     features:torch.Tensor, # one row per image
 ):
-    "Cache features; warn if that is not possible"
+    "Write features to the cache; warn if that fails"
     data = BytesIO()
     np.savez(data, ids=np.array([list(bytes.fromhex(i)) for i in ids], np.uint8), features=features.numpy())
     write_entry(name, [data.getbuffer()], data.tell(), what=f'the features of {len(ids)} images are not cached on disk')

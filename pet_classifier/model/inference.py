@@ -31,9 +31,9 @@ class InferenceModel(nn.Module):
     def forward(self, x): return self.network((x.float() - self.mean)/self.std)
 
 def plain_inference_model(
-    bundle:Bundle, # is not changed
+    bundle:Bundle, # not changed: its network is copied
 ) -> InferenceModel: # float32, in evaluation mode
-    "Return an inference model without what only torch understands (autocast, fused attention), for conversion to other formats"
+    "Return an inference model without autocast and fused attention, for conversion to other formats such as ONNX"
     model = InferenceModel(bundle)
     model.network = _PlainNetwork(*copy.deepcopy(bundle.model))
     model.network.sizes = bundle.model.sizes

@@ -203,7 +203,7 @@ def test_rows_of_no_run_are_refused(learn, bundle, files, tmp_path, monkeypatch)
     monkeypatch.setattr(scale, '_here', lambda *args: [])
     out = tmp_path/'out'
     with pytest.raises(OSError, match='were written'): predict_on_ray(bundle, files, out, chunk=1, precision='fp32')
-    with pytest.raises(FileNotFoundError, match='holds no rows'): use_features(learn, tmp_path/'nowhere')
+    with pytest.raises(FileNotFoundError, match='contains no features'): use_features(learn, tmp_path/'nowhere')
     with pytest.raises(ValueError, match='they differ in rows, body'): use_features(learn, out)
 
 

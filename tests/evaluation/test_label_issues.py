@@ -50,7 +50,7 @@ def test_a_class_of_one_image_is_left_out_with_its_features(clusters):
 
 @pytest.mark.parametrize('labels', [['a']*4, ['a', 'a', 'b', 'c'], ['a', 'b', 'c', 'd']])
 def test_too_few_to_compare_is_said(labels):
-    with pytest.raises(ValueError, match='two classes have two images each'):
+    with pytest.raises(ValueError, match='two classes with two images each'):
         find_label_issues(pd.DataFrame(dict(file=list('1234'), label=labels)), np.zeros((4, 2)))
 
 

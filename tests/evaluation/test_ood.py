@@ -17,7 +17,8 @@ def test_no_more_than_the_share_is_turned_away_and_one_more_would_be(n, share):
     assert (max_logits < threshold).sum() <= share*n < (max_logits <= threshold).sum()
 
 
-@pytest.mark.parametrize('max_logits, share, said', [([], .02, 'no max_logits'), ([1.], 1, 'share=1'), ([1.], -.1, 'share=-0.1')])
+@pytest.mark.parametrize('max_logits, share, said', [
+    ([], .02, 'max_logits is empty'), ([1.], 1, 'share=1'), ([1.], -.1, 'share=-0.1')])
 def test_nonsense_is_refused(max_logits, share, said):
     with pytest.raises(ValueError, match=said): ood_threshold(max_logits, share)
 
@@ -31,7 +32,7 @@ def learn(tiny_dls, tiny_weights):
 def test_the_answer_is_none_of_these_below_the_threshold_only(learn, tiny_table, tmp_path):
     files = tiny_table.file[:6].tolist()
     plain = Predictor(save_bundle(learn, tmp_path/'plain'), precision='fp32')
-    highest = plain.max_logits([plain.prepare(f) for f in files]).max(1)
+    highest = plain.logits([plain.prepare(f) for f in files]).max(1)
     middle = float(np.sort(highest)[3])
     careful = Predictor(save_bundle(learn, tmp_path/'careful', none_below=middle), precision='fp32')
     rows = careful.predict_files(files)

@@ -141,7 +141,7 @@ def test_facts_that_json_cannot_hold_are_refused(learn, tmp_path, value):
     (dict(mean=[0, float('nan'), 0]), 'has the number NaN'),
     (dict(mean=[0, 10**400, 0]), 'has the number 1000'),
     (dict(mean=['0', 0, 0]), 'as mean'),
-    (dict(arch='resnet43'), 'not known here: no architecture .resnet43.; near it'),
+    (dict(arch='resnet43'), 'not known here: no architecture .resnet43.; similar names'),
     (dict(arch='resnet34'), 'is not resnet34 for 3 classes'),
     (dict(sha256='0'*64), 'model.safetensors.* its hash is another'),
     (dict(sizes=...), 'lacks sizes'),

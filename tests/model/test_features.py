@@ -174,7 +174,7 @@ def test_without_room_there_is_a_warning_and_the_right_result(learner, computed,
     learn = learner()
     for _ in range(2):
         computed.clear()
-        with pytest.warns(UserWarning, match='18 images are not kept on disk: there is no room .*PET_CLASSIFIER_CACHE_GB'):
+        with pytest.warns(UserWarning, match='18 images are not cached on disk: there is no room .*PET_CLASSIFIER_CACHE_GB'):
             rows = image_features(learn, files)
         assert len(computed) == 18 and torch.equal(rows, feature_extractor(learn).compute(files))
     assert not list(fresh_cache.glob('features-*'))
@@ -183,7 +183,7 @@ def test_without_room_there_is_a_warning_and_the_right_result(learner, computed,
 def test_a_disk_that_refuses_is_a_warning_and_leaves_nothing(learner, computed, files, fresh_cache, monkeypatch):
     def full(*args): raise OSError(28, 'No space left on device')
     monkeypatch.setattr('os.replace', full)
-    with pytest.warns(UserWarning, match='not kept on disk: .*No space left'): rows = image_features(learner(), files)
+    with pytest.warns(UserWarning, match='not cached on disk: .*No space left'): rows = image_features(learner(), files)
     assert torch.equal(rows, feature_extractor(learner()).compute(files))
     assert not list(fresh_cache.iterdir())
 

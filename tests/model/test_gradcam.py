@@ -38,7 +38,7 @@ def test_it_shows_the_place_where_the_class_was_seen():
 
 
 def test_a_network_without_places_says_so():
-    with pytest.raises(ValueError, match='not maps with places'):
+    with pytest.raises(ValueError, match='not feature maps'):
         grad_cam(build_model('vit_tiny_patch16_224', 3).eval(), torch.zeros(1, 3, 224, 224))
 
 

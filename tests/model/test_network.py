@@ -6,7 +6,15 @@ from torch import nn
 from pet_classifier.model import network as network_module
 from pet_classifier.model.backbone import build_model
 from pet_classifier.model.features import fingerprint
-from pet_classifier.model.network import PRECISIONS, Network, at_size, has_bf16, is_depthwise, set_precision
+from pet_classifier.model.network import (
+    PRECISIONS,
+    Network,
+    at_size,
+    has_bf16,
+    is_depthwise,
+    resolve_precision,
+    set_precision,
+)
 from pet_classifier.training.fine_tuning import fine_tune
 from pet_classifier.training.head import fit_head
 from pet_classifier.training.learner import pet_learner
@@ -35,12 +43,24 @@ def test_what_runs_and_what_trains_in_bfloat16(monkeypatch, asked, able, device,
         assert (model.runs_in_bf16, model.trains_in_bf16) == (runs, trains)
 
 
+@pytest.mark.parametrize('able', [True, False])
+def test_auto_is_bf16_where_the_device_has_it_and_the_others_are_as_asked(monkeypatch, able):
+    devices = []
+    def has_bf16(device='cpu'):
+        devices.append(device)
+        return able
+    monkeypatch.setattr(network_module, 'has_bf16', has_bf16)
+    assert [resolve_precision(p, 'cuda') for p in PRECISIONS] == ['bf16' if able else 'fp32', 'bf16', 'fp32']
+    assert devices == ['cuda']
+
+
 def test_a_new_network_computes_as_ever(): assert not network().runs_in_bf16 and not network().trains_in_bf16
 
 
 @pytest.mark.parametrize('asked', ['fp16', 'BF16', '', None, True])
 def test_an_unknown_precision_is_refused(tiny_dls, asked):
     said = f'precision={asked!r}: expected one of auto, bf16, fp32'
+    with pytest.raises(ValueError, match=said): resolve_precision(asked)
     with pytest.raises(ValueError, match=said): set_precision(network(), asked)
     with pytest.raises(ValueError, match=said): pet_learner(tiny_dls, 'test_resnet', 'none', precision=asked)
 

@@ -36,7 +36,7 @@ def test_the_bundle_of_a_torchvision_network_is_taken_too(tiny_dls, tmp_path):
 
 
 def test_the_bundle_of_another_architecture_is_refused_with_its_name(bundle, tiny_dls):
-    with pytest.raises(ValueError, match="is of test_resnet, not resnet18; give arch='test_resnet'"):
+    with pytest.raises(ValueError, match="is of test_resnet, not resnet18; use arch='test_resnet'"):
         pet_learner(tiny_dls, 'resnet18', bundle)
 
 
@@ -86,5 +86,5 @@ def test_weights_that_are_no_numbers_are_refused(tiny_dls, tiny_weights, tmp_pat
     state = load_file(tiny_weights)
     state['layer2.0.conv1.weight'].view(-1)[5] = number
     save_file(state, tmp_path/'a.safetensors')
-    with pytest.raises(ValueError, match='these weights are broken: .*layer2.0.conv1.weight holds what is no number'):
+    with pytest.raises(ValueError, match='these weights are damaged: .*layer2.0.conv1.weight contains NaN or infinity'):
         pet_learner(tiny_dls, 'test_resnet', tmp_path/'a.safetensors')

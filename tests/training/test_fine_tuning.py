@@ -15,10 +15,10 @@ from pet_classifier.training.checkpoint import read_tensors, write_tensors
 from pet_classifier.training.fine_tuning import (
     better,
     check_rates,
-    evaluated,
     fine_tune,
     group_rates,
     load_stage,
+    loss_and_error,
     save_stage,
     stage_file,
 )
@@ -119,9 +119,9 @@ def test_a_rate_that_destroys_ends_with_exactly_the_weights_it_began_with(learne
 
 def test_a_rate_that_improves_is_said_to_and_ends_as_good_as_its_best_epoch(learner):
     learn = learner(precision='fp32')
-    began, before = evaluated(learn, learn.validate()), state(learn)
+    began, before = loss_and_error(learn, learn.validate()), state(learn)
     assert fine_tune(learn, 8, 1e-2) is True
-    ended = evaluated(learn, learn.validate())
+    ended = loss_and_error(learn, learn.validate())
     assert ended[0] < 0.95*began[0] and better(began, ended) and not equal(state(learn), before)
     rows = history(learn)
     epochs = list(zip(rows.valid_loss, rows.error_rate))
@@ -138,7 +138,7 @@ def test_a_rate_that_improves_is_said_to_and_ends_as_good_as_its_best_epoch(lear
 def test_the_best_epoch_is_kept_wherever_it_lies(learner, monkeypatch, values, kept):
     learn, said = learner(cbs=Each()), iter(values)
     before = state(learn)
-    monkeypatch.setattr('pet_classifier.training.fine_tuning.evaluated', lambda learn, values: next(said))
+    monkeypatch.setattr('pet_classifier.training.fine_tuning.loss_and_error', lambda learn, values: next(said))
     assert fine_tune(learn, 3, 1e-3) is (kept is not None)
     epochs = [before, *learn.each.weights]
     assert not any(equal(a, b) for a, b in zip(epochs, epochs[1:]))
@@ -149,7 +149,7 @@ def test_the_best_epoch_is_kept_wherever_it_lies(learner, monkeypatch, values, k
                                           ((.1, .6), False)])
 def test_without_keep_best_the_last_epoch_stays_and_is_compared_with_the_beginning(learner, monkeypatch, last, helped):
     learn, said = learner(cbs=Each()), [(1, .5), last]
-    monkeypatch.setattr('pet_classifier.training.fine_tuning.evaluated', lambda learn, values: said.pop(0))
+    monkeypatch.setattr('pet_classifier.training.fine_tuning.loss_and_error', lambda learn, values: said.pop(0))
     assert fine_tune(learn, 2, 1e-3, keep_best=False) is helped and not said
     assert equal(state(learn), learn.each.weights[-1])
 
@@ -159,10 +159,10 @@ def test_what_is_compared_is_the_validation_loss_and_the_error_rate(learner):
         learn = learner(metrics=metrics)
         fit_head(learn, 3)
         values = list(learn.validate())
-        assert evaluated(learn, learn.validate()) == (values[0], values[at] if at else 0)
+        assert loss_and_error(learn, learn.validate()) == (values[0], values[at] if at else 0)
         learn.fit(1)
         row = history(learn).iloc[-1]
-        assert evaluated(learn, learn.recorder.values[-1][1:]) == pytest.approx((row.valid_loss, row.get('error_rate', 0)))
+        assert loss_and_error(learn, learn.recorder.values[-1][1:]) == pytest.approx((row.valid_loss, row.get('error_rate', 0)))
 
 
 def test_a_learner_that_measures_no_error_goes_by_the_loss(learner):
@@ -174,7 +174,7 @@ def test_a_learner_that_measures_no_error_goes_by_the_loss(learner):
 def test_a_fit_that_is_ended_early_keeps_the_best_too(learner, raises, monkeypatch):
     said = iter([(1, .5), (1, .3), (1, .4)])
     learn = learner(cbs=[Each(), raises(CancelFitException, at=8)])  # in the third epoch of three batches each
-    monkeypatch.setattr('pet_classifier.training.fine_tuning.evaluated', lambda learn, values: next(said))
+    monkeypatch.setattr('pet_classifier.training.fine_tuning.loss_and_error', lambda learn, values: next(said))
     assert fine_tune(learn, 5, 1e-3) is True
     assert len(learn.each.weights) == 2 and equal(state(learn), learn.each.weights[0])
 
@@ -250,7 +250,7 @@ def test_a_torn_stage_is_refused_and_changes_nothing(saved, spoilt):
     file.write_bytes(spoilt(file.read_bytes()))
     fine_tune(learn, 1, 1e-2)
     before = fingerprint(learn.model)
-    with pytest.raises(ValueError, match='a.safetensors is not a whole safetensors file'): load_stage(learn, 'a')
+    with pytest.raises(ValueError, match='a.safetensors is not a complete safetensors file'): load_stage(learn, 'a')
     assert fingerprint(learn.model) == before and frozen_groups(learn) == 0
 
 
@@ -258,13 +258,13 @@ def test_a_torn_stage_is_refused_and_changes_nothing(saved, spoilt):
 def test_a_safetensors_file_of_others_is_refused(saved, meta):
     learn, file = saved
     save_file(load_file(file), file, metadata=meta)
-    with pytest.raises(ValueError, match='a.safetensors holds no stage'): load_stage(learn, 'a')
+    with pytest.raises(ValueError, match='a.safetensors contains no stage'): load_stage(learn, 'a')
 
 
 @pytest.mark.parametrize('change, said', [
-    (lambda state: {k: v for k, v in state.items() if k != '1.3.weight'}, '1 tensors differ .* such as 1.3.weight'),
-    (lambda state: state | {'more': torch.zeros(1)}, '1 tensors differ .* such as more'),
-    (lambda state: state | {'1.3.weight': torch.zeros(4, 512)}, '1 tensors differ .* such as 1.3.weight'),
+    (lambda state: {k: v for k, v in state.items() if k != '1.3.weight'}, '1 tensors differ .* first: 1.3.weight'),
+    (lambda state: state | {'more': torch.zeros(1)}, '1 tensors differ .* first: more'),
+    (lambda state: state | {'1.3.weight': torch.zeros(4, 512)}, '1 tensors differ .* first: 1.3.weight'),
 ])
 def test_other_tensors_are_refused(saved, change, said):
     learn, file = saved
@@ -280,7 +280,7 @@ def test_a_damaged_stage_is_refused(saved, damage):
     learn, file = saved
     before = fingerprint(learn.model)
     file.write_bytes(damage(file.read_bytes()))
-    with pytest.raises(ValueError, match='a.safetensors is (damaged|not a whole)'): load_stage(learn, 'a')
+    with pytest.raises(ValueError, match='a.safetensors is (damaged|not a complete)'): load_stage(learn, 'a')
     assert fingerprint(learn.model) == before
 
 
@@ -310,9 +310,9 @@ def test_a_stage_of_other_classes_or_of_another_architecture_is_refused(saved, t
 
 def test_a_stage_that_is_not_there_is_refused_with_those_that_are(saved):
     learn, _ = saved
-    with pytest.raises(FileNotFoundError, match="no stage 'b'; there are: a$"): load_stage(learn, 'b')
+    with pytest.raises(FileNotFoundError, match="no stage 'b'; saved stages: a$"): load_stage(learn, 'b')
     learn.model_dir = 'elsewhere'
-    with pytest.raises(FileNotFoundError, match="there are: none$"): load_stage(learn, 'a')
+    with pytest.raises(FileNotFoundError, match="saved stages: none$"): load_stage(learn, 'a')
 
 
 @pytest.mark.parametrize('name', ['../a', 'a/b', '/a', '', '.', '..'])

@@ -164,8 +164,8 @@ def test_the_same_seed_gives_the_same_rate_whether_or_not_features_were_there(le
     assert one.losses == other.losses
 
 
-def test_a_loss_that_explodes_at_once_is_said(learner):
-    with pytest.raises(ValueError, match='the loss exploded after .* choose a lower start'):
+def test_a_loss_that_diverges_at_once_is_an_error(learner):
+    with pytest.raises(ValueError, match='the loss diverged after .* use a lower start'):
         find_lr(learner(head='fastai'), plot=False, steps=30, start=1., end=1e6)
 
 
@@ -182,13 +182,13 @@ def test_the_same_seed_gives_the_same_rate(learner):
 
 
 @pytest.mark.parametrize('kwargs, said', [
-    (dict(method='best'), "no method 'best': there are valley, steep, minimum, slide"),
+    (dict(method='best'), "method='best': expected one of valley, steep, minimum, slide"),
     (dict(start=0), 'start=0, end=1000.0: expected two rates above 0'),
     (dict(start=-1e-3), 'expected two rates above 0'),
-    (dict(start=1e-2, end=1e-3), 'the first the smaller'),
-    (dict(start=1e-2, end=1e-2), 'the first the smaller'),
+    (dict(start=1e-2, end=1e-3), 'start below end'),
+    (dict(start=1e-2, end=1e-2), 'start below end'),
     (dict(start=float('nan')), 'start=nan'),
-    (dict(steps=29), 'steps=29: fewer than 30'),
+    (dict(steps=29), 'steps=29: expected at least 30'),
     (dict(steps=-1), 'steps=-1'),
 ])
 def test_what_makes_no_sense_is_refused_before_anything_is_computed(learner, kwargs, said):

@@ -89,8 +89,7 @@ def test_a_checkpoint_takes_it_up_as_if_nothing_had_happened(network, first, sec
     train(whole, opt := optimizer(first, whole), 5)
     straight = train(whole, opt, 5, begin=5)
     train(half, opt := optimizer(first, half), 5)
-    told, tensors = optimizer_state(opt)
-    set_optimizer_state(again := optimizer(second, half), told, {k: v.clone() for k, v in tensors.items()})
+    set_optimizer_state(again := optimizer(second, half), deepcopy(optimizer_state(opt)))
     resumed = train(half, again, 5, begin=5)
     assert torch.equal(straight, resumed) if first is second else torch.allclose(straight, resumed, atol=1e-5)
 
@@ -111,5 +110,5 @@ def test_a_closure_is_refused(network):
     with pytest.raises(NotImplementedError, match='no closure'): optimizer(FusedAdam, network).step(lambda: 0)
 
 
-def test_it_is_for_cards():
+def test_it_is_for_gpus():
     assert default_optimizer(torch.device('cuda', 0)) is FusedAdam and default_optimizer(torch.device('cpu')) is Adam

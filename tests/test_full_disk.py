@@ -83,7 +83,7 @@ def test_a_cache_that_cannot_be_written_is_said_and_done_without(fresh_cache):
 
 def test_a_converted_network_that_cannot_be_kept_is_said_and_used(fresh_cache):
     made = dict(xml=np.ones(50, np.uint8), bin=np.ones(50_000, np.uint8))
-    bundle = SimpleNamespace(size=32, config=dict(arch='a', head='linear', mean=[0]*3, std=[1]*3, sha256='0'))
+    bundle = SimpleNamespace(size=32, config=dict(sizes=[32], arch='a', head='linear', mean=[0]*3, std=[1]*3, sha256='0'))
     with pytest.warns(UserWarning, match='the converted network is not kept: cannot write .*File too large'), little_room():
         kept = _kept('openvino', '0', bundle, lambda bundle: made)
     assert kept is made and not list(fresh_cache.iterdir())

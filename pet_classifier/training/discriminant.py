@@ -11,7 +11,7 @@ import warnings
 import numpy as np
 import torch
 from scipy.special import softmax
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import KFold, StratifiedKFold
 
 from ..evaluation.calibration import fit_temperature
 
@@ -78,11 +78,13 @@ def fit_discriminant(
     return weight.float(), bias.float()
 
 # %% ../../nbs/api/training.discriminant.ipynb #62590992
-def _folds(targets, folds, seed):
-    "(rows to fit on, rows to predict) of stratified folds."
+def _folds(targets, counts, folds, seed):
+    "(rows to fit on, rows to predict) of folds; a row whose class is not among those to fit on is not predicted."
+    deal = StratifiedKFold if counts.max() >= folds else KFold # with fewer rows, most classes keep two to tell their spread
     with warnings.catch_warnings(): # a class with fewer rows than there are folds need not be in each
         warnings.filterwarnings('ignore', message='The least populated class')
-        yield from StratifiedKFold(folds, shuffle=True, random_state=seed).split(targets, targets)
+        for fit, held in deal(folds, shuffle=True, random_state=seed).split(targets, targets):
+            yield fit, held[np.isin(targets[held], targets[fit])]
 
 def discriminant_temperature(
     features:torch.Tensor, # as `fit_discriminant` takes them, as are the next four
@@ -90,15 +92,14 @@ def discriminant_temperature(
     n_classes:int, # number of classes
     shrinkage:float=0.4, # of the covariance
     class_weight:torch.Tensor|None=None, # what an image of each class counts for its prior probability
-    folds:int=5, # at most; as many as the largest class has rows, if that is fewer
+    folds:int=5, # into which the rows are dealt, or as many as there are rows
     seed:int=2, # for dealing the rows into folds
 ) -> float: # 1 where no class has two rows
     "Return the temperature for the logits of `fit_discriminant`, fitted on rows that it is not fitted on"
     counts = torch.bincount(targets, minlength=n_classes)
     if counts.max() < 2: return 1.
     logits, held_out = [], []
-    for fit, held in _folds(targets.cpu().numpy(), min(folds, int(counts.max())), seed):
-        held = held[(counts[targets[held]] > 1).cpu().numpy()] # a class of one row is unknown to the others
+    for fit, held in _folds(targets.cpu().numpy(), counts, min(folds, len(targets)), seed):
         weight, bias = fit_discriminant(features[fit], targets[fit], n_classes, shrinkage, class_weight)
         logits.append((features[held]@weight.T + bias).cpu().numpy())
         held_out.append(targets[held].cpu().numpy())

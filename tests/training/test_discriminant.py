@@ -158,3 +158,13 @@ def test_the_temperature_leaves_the_random_state_and_is_the_same_each_time(same_
     x, y = rows(30, 60, apart=0.3)
     with same_random_state(): t = discriminant_temperature(x, y, 4)
     assert t == discriminant_temperature(x, y, 4) != discriminant_temperature(x, y, 4, seed=3)
+
+
+@pytest.mark.parametrize('per_class', [2, 3, 5])
+def test_the_temperature_is_honest_with_few_rows_of_many_classes(per_class):
+    (x, y), (new, truth) = rows(30*per_class, 400, k=30), rows(900, 400, k=30, seed=7)
+    x, new = (v + 3*torch.randn(v.shape, generator=torch.Generator().manual_seed(len(v))) for v in (x, new))
+    z = logits(new, *fit_discriminant(x, y, 30))
+    t = discriminant_temperature(x, y, 30)
+    best = min(log_loss(truth, softmax(z/s, axis=1)) for s in np.geomspace(0.3, 60, 80))
+    assert log_loss(truth, softmax(z/t, axis=1)) < best + 0.2

@@ -200,7 +200,7 @@ def has_split(
 ) -> bool: # False: it was changed or deleted since
     "Return whether split.csv in `out` says what the run has recorded"
     columns = [c for c in table if c not in PARTS] + [c for c in PARTS if c in table]
-    try: return load_split(table.drop(columns=PARTS, errors='ignore'), out/'split.csv', root, keep_test=True).equals(table[columns])
+    try: return load_split(table[['file', 'label']], out/'split.csv', root, keep_test=True).equals(table[columns])
     except (ValueError, OSError): return False
 
 def decided_epochs(

@@ -200,9 +200,8 @@ def has_split(
     root:Path, # the folder in which all images lie
 ) -> bool: # False: it was changed or deleted since
     "Return whether split.csv in `out` says what the run has recorded"
-    plain = table.drop(columns=PARTS, errors='ignore')
-    columns = [*plain, *(c for c in PARTS if c in table)]
-    try: return load_split(plain, out/'split.csv', root, keep_test=True).equals(table[columns])
+    columns = [c for c in table if c not in PARTS] + [c for c in PARTS if c in table]
+    try: return load_split(table[['file', 'label']], out/'split.csv', root, keep_test=True).equals(table[columns])
     except (ValueError, OSError): return False
 
 def decided_epochs(

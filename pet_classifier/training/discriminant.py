@@ -31,14 +31,16 @@ def _deviations(features, targets, centers):
     for x, y in zip(features.split(_ROWS), targets.split(_ROWS)): yield x.double() - centers[y]
 
 def _times_inverse(means, features, targets, centers, share, ridge):
-    "`means` times the inverse of `share`*D'D + `ridge`*I, where D are the deviations, by the smaller of two systems."
-    def solve(matrix, b):
-        matrix.diagonal().add_(ridge)
-        return torch.cholesky_solve(b, torch.linalg.cholesky(matrix)).T
-    blocks = _deviations(features, targets, centers)
-    if len(features) >= features.shape[1]: return solve(share*sum(d.T@d for d in blocks), means.T)
-    d = torch.cat(list(blocks))
-    return (means - share*solve(share*(d@d.T), d@means.T)@d)/ridge
+    "`means` times the inverse of S = `share`*D'D + `ridge`*I (D: deviations), and the trace of S^-1 D'D, by the smaller of two systems."
+    blocks, primal = _deviations(features, targets, centers), len(features) >= features.shape[1]
+    d = None if primal else torch.cat(list(blocks))
+    gram = sum(b.T@b for b in blocks) if primal else d@d.T
+    system = share*gram
+    system.diagonal().add_(ridge)
+    lower = torch.linalg.cholesky(system)
+    trace = torch.cholesky_solve(gram, lower).trace()
+    if primal: return torch.cholesky_solve(means.T, lower).T, trace
+    return (means - share*torch.cholesky_solve(d@means.T, lower).T@d)/ridge, trace
 
 # %% ../../nbs/api/training.discriminant.ipynb #b48438b5
 def _check(features, targets, n_classes, shrinkage):
@@ -50,14 +52,15 @@ def _check(features, targets, n_classes, shrinkage):
     if not features.isfinite().all(): raise ValueError('features hold NaN or infinity: the network that made them is broken')
 
 def _weight(features, targets, center, means, shrinkage):
-    "The inverse of the shrunk covariance within classes, times the mean of each class."
+    "The inverse of the shrunk covariance within classes times each class mean, and the trace of that inverse times the plain one."
     n, varying = len(features), int((features.amax(0) > features.amin(0)).sum())
     dims = max(1, min(n-1, varying)) # in which rows can differ
     within = sum(d.square().sum() for d in _deviations(features, targets, center + means))/n
     total = within + means[targets].square().sum()/n
     if within > 1e-12*total:
-        return _times_inverse(means, features, targets, center + means, (1-shrinkage)/n, shrinkage*within/dims)
-    return means*dims/total if total > 0 else means # no spread within classes, or none at all
+        weight, trace = _times_inverse(means, features, targets, center + means, (1-shrinkage)/n, shrinkage*within/dims)
+        return weight, trace/max(1, n - len(targets.unique()))
+    return means*dims/total if total > 0 else means, 0 # no spread within classes, or none at all
 
 def fit_discriminant(
     features:torch.Tensor, # one row per image
@@ -69,9 +72,9 @@ def fit_discriminant(
     "Return the weight and bias of a linear discriminant: one mean per class and one shrunk covariance that all classes share"
     _check(features, targets, n_classes, shrinkage)
     counts, center, means = _by_class(features, targets, n_classes)
-    weight, there = _weight(features, targets, center, means, shrinkage), counts > 0
+    (weight, trace), there = _weight(features, targets, center, means, shrinkage), counts > 0
     prior = counts if class_weight is None else counts*class_weight.to(counts)
-    bias = (prior/prior.sum()).log() - (means*weight).sum(1)/2 - weight@center
+    bias = (prior/prior.sum()).log() - (means*weight).sum(1)/2 - weight@center + trace/(2*counts.clamp_min(1))
     if not there.all():
         lowest = min((x.double()@weight[there].T + bias[there]).min() for x in features.split(_ROWS))
         bias = bias.where(there, lowest)

@@ -83,7 +83,8 @@ def fit_discriminant(
 # %% ../../nbs/api/training.discriminant.ipynb #62590992
 def _folds(targets, counts, folds, seed):
     "(rows to fit on, rows to predict) of folds; a row whose class is not among those to fit on is not predicted."
-    deal = StratifiedKFold if counts.max() >= folds else KFold # with fewer rows, most classes keep two to tell their spread
+    few = counts.max() == 2 # dealt evenly, no class would keep two rows, which tell its spread
+    deal, folds = (KFold, folds) if few else (StratifiedKFold, min(folds, int(counts.max())))
     with warnings.catch_warnings(): # a class with fewer rows than there are folds need not be in each
         warnings.filterwarnings('ignore', message='The least populated class')
         for fit, held in deal(folds, shuffle=True, random_state=seed).split(targets, targets):
@@ -95,7 +96,7 @@ def discriminant_temperature(
     n_classes:int, # number of classes
     shrinkage:float=0.4, # of the covariance
     class_weight:torch.Tensor|None=None, # what an image of each class counts for its prior probability
-    folds:int=5, # into which the rows are dealt, or as many as there are rows
+    folds:int=5, # at most, into which the rows are dealt; as many as the largest class has rows, if that is fewer
     seed:int=2, # for dealing the rows into folds
 ) -> float: # 1 where no class has two rows
     "Return the temperature for the logits of `fit_discriminant`, fitted on rows that it is not fitted on"

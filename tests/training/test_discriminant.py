@@ -160,11 +160,12 @@ def test_the_temperature_leaves_the_random_state_and_is_the_same_each_time(same_
     assert t == discriminant_temperature(x, y, 4) != discriminant_temperature(x, y, 4, seed=3)
 
 
-@pytest.mark.parametrize('per_class', [2, 3, 5])
-def test_the_temperature_is_honest_with_few_rows_of_many_classes(per_class):
+@pytest.mark.parametrize('per_class, margin', [(2, 1.), (3, 0.2), (4, 0.2), (5, 0.2)])
+def test_the_temperature_is_honest_with_few_rows_of_many_classes(per_class, margin):
     (x, y), (new, truth) = rows(30*per_class, 400, k=30), rows(900, 400, k=30, seed=7)
     x, new = (v + 3*torch.randn(v.shape, generator=torch.Generator().manual_seed(len(v))) for v in (x, new))
-    z = logits(new, *fit_discriminant(x, y, 30))
+    z = logits(new, *fit_discriminant(x, y, 30)).astype(float)
     t = discriminant_temperature(x, y, 30)
     best = min(log_loss(truth, softmax(z/s, axis=1)) for s in np.geomspace(0.3, 60, 80))
-    assert log_loss(truth, softmax(z/t, axis=1)) < best + 0.2
+    raw, scaled = (log_loss(truth, softmax(z/s, axis=1)) for s in (1, t))
+    assert scaled < raw - 0.2 and scaled < best + margin

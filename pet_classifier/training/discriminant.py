@@ -31,7 +31,7 @@ def _deviations(features, targets, centers):
     for x, y in zip(features.split(_ROWS), targets.split(_ROWS)): yield x.double() - centers[y]
 
 def _times_inverse(means, features, targets, centers, share, ridge):
-    "`means` times the inverse of S = `share`*D'D + `ridge`*I (D: deviations), and the trace of S^-1 D'D, by the smaller of two systems."
+    "Return `means` times S^-1, where S = `share`*D'D + `ridge`*I and D are the deviations, and the trace of S^-1 D'D."
     blocks, primal = _deviations(features, targets, centers), len(features) >= features.shape[1]
     d = None if primal else torch.cat(list(blocks))
     gram = sum(b.T@b for b in blocks) if primal else d@d.T
@@ -52,7 +52,7 @@ def _check(features, targets, n_classes, shrinkage):
     if not features.isfinite().all(): raise ValueError('features hold NaN or infinity: the network that made them is broken')
 
 def _weight(features, targets, center, means, shrinkage):
-    "The inverse of the shrunk covariance within classes times each class mean, and the trace of that inverse times the plain one."
+    "Return the class means times the inverse S^-1 of the shrunk covariance within classes W, and the trace of S^-1 W."
     n, varying = len(features), int((features.amax(0) > features.amin(0)).sum())
     dims = max(1, min(n-1, varying)) # in which rows can differ
     within = sum(d.square().sum() for d in _deviations(features, targets, center + means))/n

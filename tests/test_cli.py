@@ -276,7 +276,7 @@ def test_evaluate_agrees_with_predict(cli, bundle, tiny_folder):
     table, said = rows(out), rows(cli('predict', bundle, tiny_folder)[1])
     wrong = sum(not file.rsplit('/')[-1].startswith(f'{label}_') for file, label in zip(said.file, said.label))
     assert code == 0 and ', 0 left out\n' in err
-    assert err.startswith(f'error rate {wrong/18:.1%} on 18 images (95 % sure: ')
+    assert err.startswith(f'error rate {wrong/18:.1%} on 18 images (95 % confidence interval: ')
     assert table.breed.tolist() == ['blue', 'green', 'red'] and table.support.tolist() == [6]*3 and table.errors.sum() == wrong
 
 

@@ -20,7 +20,7 @@ from pet_classifier.data.crops import load_image
 from pet_classifier.data.images import ImageProblem, list_images
 from pet_classifier.deploy import demo, space
 from pet_classifier.deploy import server as server_module
-from pet_classifier.deploy.demo import demo_app, limits, page_answer, serve
+from pet_classifier.deploy.demo import demo_app, limitations, page_answer, serve
 from pet_classifier.deploy.predictor import Predictor
 from pet_classifier.deploy.space import write_space
 from pet_classifier.model.bundle import load_bundle
@@ -151,7 +151,7 @@ def test_an_image_gets_the_answer_and_where_the_network_looked(page, files, pred
     guess = predictor.predict(files['image'])
     assert drop(page, files['image']) == (guess.label, f'with a probability of {guess.probability:.0%}')
     assert page.locator('.looked img').evaluate_all('all => all.map(i => i.naturalWidth)') == [32, 32]
-    assert page.locator('.looked figcaption').all_inner_texts() == ['what it saw', 'where it looked']
+    assert page.locator('.looked figcaption').all_inner_texts() == ['network input', 'heat map']
     bars = page.inner_text('#bars')
     assert all(name in bars and f'{p:.0%}' in bars for name, p in guess.probs.items())
 
@@ -375,9 +375,9 @@ def test_names_of_classes_do_nothing_in_the_page(browser, predictor, files):
         assert title.replace('�', '\x1b') in names
 
 
-def test_limits_are_those_of_the_bundle(model, tiny_run):
+def test_limitations_are_those_of_the_bundle(model, tiny_run):
     m = tiny_run.metrics
-    said = limits(load_bundle(model))
+    said = limitations(load_bundle(model))
     for key in 'error_rate', 'error_low', 'error_high': assert f'{m[key]:.1%}' in said
     assert f'{m["valid"]} images' in said and 'drawn' not in said
 
@@ -399,10 +399,10 @@ def test_a_space_is_written_whole_or_not_at_all(model, tmp_path, monkeypatch):
     folder = write_space(model, tmp_path/'space')
     text, docker = (folder/'README.md').read_text(), (folder/'Dockerfile').read_text()
     assert text.startswith('---\ntitle: ') and 'sdk: docker\napp_port: 7860\n' in text
-    assert limits(load_bundle(folder/'model'))[:20] in text and '"pet-classifier", "demo", "model"' in docker
+    assert limitations(load_bundle(folder/'model'))[:20] in text and '"pet-classifier", "demo", "model"' in docker
     (tmp_path/'mine').mkdir()
     (tmp_path/'mine'/'letter.txt').touch()
-    with pytest.raises(FileExistsError, match='holds what is no Space'): write_space(model, tmp_path/'mine')
+    with pytest.raises(FileExistsError, match='is not a Space'): write_space(model, tmp_path/'mine')
     before = {f: f.read_bytes() for f in folder.rglob('*') if f.is_file()}
     def full(*_): raise OSError(28, 'No space left on device')
     monkeypatch.setattr(space.shutil, 'copyfile', full)

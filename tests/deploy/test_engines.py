@@ -16,7 +16,14 @@ from scipy.special import softmax
 from pet_classifier.cli import main
 from pet_classifier.data.crops import load_images
 from pet_classifier.deploy import engines
-from pet_classifier.deploy.engines import ENGINES, MANY, NEEDS, Engines, choose_engine, engine_precision
+from pet_classifier.deploy.engines import (
+    ENGINES,
+    OPENVINO_MIN_IMAGES,
+    REQUIRED_PACKAGES,
+    Engines,
+    choose_engine,
+    engine_precision,
+)
 from pet_classifier.deploy.onnx import export_onnx
 from pet_classifier.deploy.predictor import Predictor
 from pet_classifier.model.bundle import load_bundle
@@ -25,7 +32,7 @@ from pet_classifier.model.features import fingerprint
 from pet_classifier.model.inference import InferenceModel
 from pet_classifier.model.network import set_precision
 
-needs_onnx = pytest.mark.skipif(not all(map(find_spec, NEEDS['onnx'])), reason='ONNX Runtime is not installed')
+needs_onnx = pytest.mark.skipif(not all(map(find_spec, REQUIRED_PACKAGES['onnx'])), reason='ONNX Runtime is not installed')
 needs_openvino = pytest.mark.skipif(find_spec('openvino') is None, reason='OpenVINO is not installed')
 OTHERS = pytest.param('openvino', marks=needs_openvino), pytest.param('onnx', marks=needs_onnx)
 
@@ -128,7 +135,7 @@ def test_an_unknown_precision_is_refused(bundle, make):
 
 
 @pytest.mark.parametrize('name, n, there, chosen', [
-    ('auto', 1, True, 'torch'), ('auto', MANY-1, True, 'torch'), ('auto', MANY, True, 'openvino'),
+    ('auto', 1, True, 'torch'), ('auto', OPENVINO_MIN_IMAGES-1, True, 'torch'), ('auto', OPENVINO_MIN_IMAGES, True, 'openvino'),
     ('auto', 10**6, False, 'torch'), ('torch', 10**6, True, 'torch'), ('torch', 1, False, 'torch'),
     ('openvino', 1, True, 'openvino'), ('onnx', 1, True, 'onnx')])
 def test_the_engine_that_is_chosen(monkeypatch, name, n, there, chosen):
@@ -164,7 +171,7 @@ def test_a_predictor_goes_by_the_number_of_images_and_makes_an_engine_once(folde
             return answer
         return make
     present(monkeypatch)
-    monkeypatch.setattr(engines, 'MANY', 5)
+    monkeypatch.setattr(engines, 'OPENVINO_MIN_IMAGES', 5)
     for name in ENGINES: monkeypatch.setitem(ENGINES, name, fake(name))
     predictor, files = Predictor(folder, precision='fp32'), tiny_table.file.tolist()
     assert not made  # nothing before an image comes

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pet_classifier.deploy.parts import TRIES, PartProcess, PartWriter, part_file
+from pet_classifier.deploy.parts import MAX_CRASHES, PartProcess, PartWriter, part_file
 
 NAMES = [b'a', b'bomb', b'c']
 
@@ -69,9 +69,9 @@ def test_a_process_that_is_killed_is_no_images_fault(watched, deaths):
 def test_an_image_that_ends_every_process_alone_is_named_and_no_other(watched):
     process, calls = watched(lambda calls, files: 'bomb' in files)
     asked = process(pa.table(dict(part=[0], first=[0], names=[NAMES])))  # as Ray does
-    assert f"'bomb' ended the process that opened it {TRIES} times, each time a fresh one" in asked['error'][0].as_py()
-    assert [files for _, files in calls()] == ['a bomb c', 'a', *['bomb']*(TRIES + 1), '']
-    assert len({pid for pid, files in calls() if files == 'bomb'}) == TRIES + 1
+    assert f"'bomb' crashed {MAX_CRASHES} new processes" in asked['error'][0].as_py()
+    assert [files for _, files in calls()] == ['a bomb c', 'a', *['bomb']*(MAX_CRASHES + 1), '']
+    assert len({pid for pid, files in calls() if files == 'bomb'}) == MAX_CRASHES + 1
     assert not list(Path(process.writer.folder).iterdir())
 
 

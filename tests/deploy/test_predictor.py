@@ -119,7 +119,7 @@ def test_what_is_no_image_in_a_list_is_told_with_its_place(predictor, files, bro
 
 def test_predict_files_tells_how_far_it_is(predictor, files, broken):
     told = []
-    predictor.predict_files([*files, *broken], bs=4, tell=told.append)
+    predictor.predict_files([*files, *broken], bs=4, on_batch=told.append)
     assert told == [4, 4, 1]
 
 

@@ -99,7 +99,7 @@ def test_a_run_that_was_stopped_goes_on(predictor, files, tmp_path, name, most):
         assert (tmp_path/name).read_text() == 'an older table'
     assert predict_table(again, files, tmp_path/name, chunk=8, say=said.append) == 3
     assert again.asked == 47 - stopped.asked and len(said) == (stopped.asked > 0) == (most == 25)
-    assert all('of 50 images were answered before' in s for s in said)
+    assert all('of 50 images are already done' in s for s in said)
     predict_table(predictor, files, tmp_path/f'b{name}', chunk=8)
     assert (tmp_path/name).read_bytes() == (tmp_path/f'b{name}').read_bytes() and left(tmp_path) == [name, f'b{name}']
 
@@ -150,7 +150,7 @@ def test_the_parts_of_another_call_are_refused(predictor, files, tmp_path, chang
     bundle = load_bundle_with(predictor, change.pop('none_below', None))
     other = Predictor(bundle, 'torch', change.pop('precision', 'fp32'))
     asked = files[change.pop('files', 0):][::-1 if change.pop('reverse', False) else 1]
-    said = f"'a.csv' was begun by another call, with {said} 3 parts .* delete '.*a.csv.parts'"
+    said = f"'a.csv' was started by another call, with {said} 3 parts .* delete '.*a.csv.parts'"
     with pytest.raises(FileExistsError, match=said):
         predict_table(other, asked, tmp_path/'a.csv', **(dict(chunk=8) | change))
     assert predict_table(predictor, files, tmp_path/'a.csv', chunk=8) == 3 and left(tmp_path) == ['a.csv']
@@ -218,7 +218,7 @@ def test_a_full_disk_is_said_the_old_table_stays_and_the_parts_are_kept(predicto
 
 class Fake(Predictor):
     "Opens nothing"
-    def _answers(self, images, bs, n=None, tell=None):
+    def _logits(self, images, bs, n=None, on_batch=None):
         return np.zeros((len(images), len(self.bundle.vocab)), np.float32), [None]*len(images)
 
 

@@ -26,7 +26,7 @@ from two_cores import line, machine
 
 from pet_classifier.data.datasets import draw_sample
 
-REQUIRED_PACKAGES = ('this benchmark needs a GPU that torch can use (it is meant for one of 16 GB or more, with 16 processor cores '
+NEEDS = ('this benchmark needs a GPU that torch can use (it is meant for one of 16 GB or more, with 16 processor cores '
          'and 5 GB of room for temporary files), and torch {} finds none here. `--device cpu --tiny` shows that it runs, no more')
 
 
@@ -124,7 +124,7 @@ def arguments():
     parser.add_argument('--tiny', action='store_true', help='little of everything, once; its figures say nothing')
     args = parser.parse_args()
     if args.device == 'cpu' and not args.tiny: parser.error('--device cpu: only with --tiny; on a CPU it would take a day')
-    if args.device == 'cuda' and not torch.cuda.is_available(): parser.error(REQUIRED_PACKAGES.format(torch.__version__))
+    if args.device == 'cuda' and not torch.cuda.is_available(): parser.error(NEEDS.format(torch.__version__))
     if args.images and not Path(args.images).is_dir(): parser.error(f"no folder '{args.images}' (--images or PETS_DIR)")
     if args.repeats < 1: parser.error(f'--repeats {args.repeats}: expected at least 1')
     if args.device == 'cpu': os.environ['CUDA_VISIBLE_DEVICES'] = ''  # for the workers

@@ -95,7 +95,7 @@ def test_check_of_very_many_images_leaves_the_network_out_and_says_so(cli, tiny_
     monkeypatch.setattr('pet_classifier.check.pretrained_features', lambda files: asked.append(len(files)))
     code, _, err = cli('check', tiny_folder)
     assert code == 0 and not asked
-    assert err.startswith('more than 17 images: cropped copies and label issues are not looked for; --full')
+    assert err.startswith('more than 17 images: skipping cropped copies and label issues; --full')
     assert 'more than' not in cli('check', tiny_folder, '--full')[2] and asked == [18]
 
 

@@ -170,7 +170,7 @@ def test_what_is_no_image_gets_its_reason_and_the_next_one_an_answer(page, files
 def test_a_file_that_is_too_large_is_refused_with_the_limit(page, files, served):
     assert drop(page, files['large']) == ('No answer', 'This file is larger than 0.05 MB.')
     status, said = post(served, files['large'].read_bytes())
-    assert (status, said) == (413, dict(problem='more than 0.05 MB'))
+    assert (status, said) == (413, dict(problem='the file is larger than 0.05 MB'))
 
 
 def test_nothing_leaves_this_machine(browser, files, model, tiny_folder):

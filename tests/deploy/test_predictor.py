@@ -232,7 +232,7 @@ def test_images_of_one_class_only_are_evaluated(predictor, files, label):
 
 def test_without_one_label_that_the_bundle_knows_there_is_nothing_to_evaluate(predictor, files):
     table = pd.DataFrame(dict(file=files[:2], label=['mauve', 'ecru']))
-    said = 'no label is one of the 3 classes of this bundle: ecru, mauve; it knows blue, green, red'
+    said = 'no label is one of the 3 classes of this bundle: ecru, mauve; it has blue, green, red'
     with pytest.raises(ValueError, match=said): predictor.evaluate(table)
     with pytest.raises(ValueError, match="no column label"): predictor.evaluate(table[['file']])
 
@@ -241,4 +241,4 @@ def test_a_network_whose_answers_are_no_numbers_is_an_error_and_not_the_first_cl
     state = {k: v.clone() for k, v in learn.model.state_dict().items()}
     bundle = load_bundle(save_bundle(learn, tmp_path/'model'))
     bundle.model.load_state_dict({k: -torch.ones_like(v) if 'running_var' in k else v for k, v in state.items()})
-    with pytest.raises(ValueError, match='the network answers NaN'): Predictor(bundle).predict(Image.new('RGB', (32, 32)))
+    with pytest.raises(ValueError, match='the network returns NaN'): Predictor(bundle).predict(Image.new('RGB', (32, 32)))

@@ -48,7 +48,7 @@ def test_the_problem_is_that_of_read_square(sandbox, data):
 
 
 def test_what_takes_too_much_memory_is_refused_and_the_next_one_decoded(sandbox):
-    with pytest.raises(ImageProblem, match='opening it takes more than 2 seconds or 300 MB'): sandbox(LARGE.getvalue())
+    with pytest.raises(ImageProblem, match='decoding takes more than 2 seconds or 300 MB'): sandbox(LARGE.getvalue())
     assert sandbox(encoded()).shape == (3, 32, 32)
 
 
@@ -56,7 +56,7 @@ def test_what_takes_too_long_is_ended_and_keeps_nobody_waiting(sandbox):
     sandbox(encoded())
     ours, theirs = socket.socketpair()
     with ours, theirs: # whose file never comes to an end
-        socket.send_fds(sandbox.orders, [b'.'], [theirs.fileno()])
+        socket.send_fds(sandbox.control, [b'.'], [theirs.fileno()])
         theirs.close()
         assert sandbox(encoded()).shape == (3, 32, 32)
         ours.settimeout(60)

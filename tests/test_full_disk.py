@@ -18,6 +18,8 @@ from pet_classifier.run import save_figure
 from pet_classifier.training.checkpoint import read_tensors, write_tensors
 from pet_classifier.training.fine_tuning import load_stage, save_stage
 
+pytestmark = pytest.mark.slow
+
 resource = pytest.importorskip('resource', reason='Windows has no limit for the size of a file')
 
 

@@ -12,6 +12,8 @@ from pet_classifier.deploy.predictor import Predictor
 from pet_classifier.evaluation.interpretation import load_predictions
 from pet_classifier.report import read_run, write_report
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run(tiny_run, tmp_path): return shutil.copytree(tiny_run.out, tmp_path/'run')

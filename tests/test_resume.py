@@ -18,6 +18,8 @@ from pet_classifier.run import train_run
 from pet_classifier.training.checkpoint import Checkpoint, read_tensors, write_tensors
 from pet_classifier.training.fine_tuning import fine_tune
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def quick(monkeypatch, tiny_folder, tiny_weights, tmp_path):

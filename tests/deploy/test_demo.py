@@ -25,6 +25,8 @@ from pet_classifier.deploy.predictor import Predictor
 from pet_classifier.deploy.space import write_space
 from pet_classifier.model.bundle import load_bundle
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip('starlette')
 pytest.importorskip('uvicorn')
 REACHED = []  # (host, port) that this process has asked for
@@ -338,16 +340,16 @@ def test_an_error_inside_is_one_line_and_the_next_one_is_answered(model, files, 
             status, said = raw(url, get('/predict', f'Content-Length: {files["image"].stat().st_size}', method='POST',
                                         body=files['image'].read_bytes()))
         assert status == 500 and b'luck' not in said
-        assert capfd.readouterr().err == "error: no answer: RuntimeError: 'out of\\nluck \\x1b[31m'\n"
+        assert capfd.readouterr().err == "error: request failed: RuntimeError: 'out of\\nluck \\x1b[31m'\n"
         assert post(url, files['image'].read_bytes())[0] == 200
 
 
 def test_a_host_is_open_to_others_only_when_asked_and_it_is_said(model, capsys):
     with serving(model) as url: assert raw(url, get('/', host='evil.example'))[0] == 403
-    assert 'Everybody' not in capsys.readouterr().out
+    assert 'Everyone' not in capsys.readouterr().out
     with serving(model, host='0.0.0.0') as url:  # noqa: S104
         assert raw(url.replace('0.0.0.0', '127.0.0.1'), get('/', host='page.example'))[0] == 200  # noqa: S104
-    assert 'Everybody who can reach this machine' in capsys.readouterr().out
+    assert 'Everyone who can reach this machine' in capsys.readouterr().out
 
 
 def test_no_photo_is_written_to_a_disk(served, files):
@@ -385,7 +387,7 @@ def test_limitations_are_those_of_the_bundle(model, tiny_run):
 def test_what_cannot_be_done_is_said(model, files, monkeypatch):
     with socket.create_server(('127.0.0.1', 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(OSError, match=f'at port {port} of 127.0.0.1: .*; take another port, such as {port+1}'):
+        with pytest.raises(OSError, match=f'on port {port} of 127.0.0.1: .*; choose another port, such as {port+1}'):
             serve(model, port)
     with pytest.raises(ValueError, match='port=0: expected 1 to 65535'): serve(model, 0)
     with pytest.raises(ImageProblem, match='text.jpg: not a'): demo_app(model, examples=[files['text']])

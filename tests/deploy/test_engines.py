@@ -152,7 +152,7 @@ def test_an_unknown_engine_is_refused_before_the_bundle_is_opened(name):
 
 def test_openvino_that_is_not_installed_is_refused_with_what_to_do(folder, monkeypatch, tmp_path, capsys):
     absent(monkeypatch)
-    said = r"engine='openvino': openvino not installed; pip install 'pet-classifier\[openvino\]', or take 'torch'"
+    said = r"engine='openvino': openvino not installed; pip install 'pet-classifier\[openvino\]', or use 'torch'"
     with pytest.raises(ValueError, match=said): choose_engine('openvino', 1)
     with pytest.raises(ValueError, match=said): Predictor(folder, engine='openvino')
     assert main(['predict', str(folder), str(tmp_path/'a.jpg'), '--engine', 'openvino']) == 2
@@ -343,7 +343,7 @@ def test_a_predictor_goes_to_another_process_without_its_engines(folder, tiny_fo
     predictor, file = Predictor(folder, precision='fp32'), tiny_folder/'red_0.jpg'
     before = predictor.predict(file)
     other = pickle.loads(pickle.dumps(predictor))  # noqa: S301  our own
-    assert not other.engines.made and other.predict(file) == before
+    assert not other.engines.engines and other.predict(file) == before
 
 
 @pytest.fixture(scope='module')

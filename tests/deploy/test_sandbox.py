@@ -16,7 +16,7 @@ from pet_classifier.data.crops import load_image
 from pet_classifier.data.images import ImageProblem
 from pet_classifier.deploy.sandbox import Sandbox
 
-pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='no fork here: no sandbox')
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, 'fork'), reason='no fork here: no sandbox')]
 rng = np.random.default_rng(0)
 
 

@@ -129,8 +129,8 @@ def choose_engine(
     "Return the engine for `n` images; 'auto' is OpenVINO for many images if it is installed, else torch"
     if name == 'auto': return 'openvino' if n >= OPENVINO_MIN_IMAGES and find_spec('openvino') else 'torch'
     if name not in ENGINES: raise ValueError(f"engine={name!r}: expected one of auto, {', '.join(ENGINES)}")
-    if lost := [package for package in REQUIRED_PACKAGES[name] if find_spec(package) is None]:
-        raise ValueError(f"engine={name!r}: {' and '.join(lost)} not installed; pip install 'pet-classifier[{name}]', "
+    if missing := [package for package in REQUIRED_PACKAGES[name] if find_spec(package) is None]:
+        raise ValueError(f"engine={name!r}: {' and '.join(missing)} not installed; pip install 'pet-classifier[{name}]', "
                          "or use 'torch'")
     return name
 

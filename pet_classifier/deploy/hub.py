@@ -34,8 +34,8 @@ def check_repo(
 def _check_ready(folder):
     "Return the bundle in `folder`; raise an error if a file or the token is missing, or the Hub is in offline mode"
     bundle = load_bundle(folder)
-    if lost := [f for f in BUNDLE_FILES if not (folder/f).is_file()]:
-        raise FileNotFoundError(f"'{folder}' has no {listed(lost)}, which the Hub needs; save the bundle again")
+    if missing := [f for f in BUNDLE_FILES if not (folder/f).is_file()]:
+        raise FileNotFoundError(f"'{folder}' has no {listed(missing)}, which the Hub needs; save the bundle again")
     if is_offline_mode(): raise ConnectionError('HF_HUB_OFFLINE is set, and a push needs the network; unset it to push')
     if get_token() is None:
         raise ValueError('no Hugging Face token found; log in with `hf auth login`, with a token that has write permission')

@@ -37,8 +37,8 @@ def onnx_bytes(
     bundle:Bundle, # left unchanged
 ) -> bytes: # content of an .onnx file
     "Return `bundle` as ONNX: input `images` (uint8, n x 3 x size x size); outputs `probabilities`, `logits` (n x classes)"
-    if lost := [name for name in ('onnx', 'onnxscript') if find_spec(name) is None]:
-        raise ValueError(f"{' and '.join(lost)} not installed; pip install 'pet-classifier[onnx]'")
+    if missing := [name for name in ('onnx', 'onnxscript') if find_spec(name) is None]:
+        raise ValueError(f"{' and '.join(missing)} not installed; pip install 'pet-classifier[onnx]'")
     example = torch.zeros(2, 3, bundle.size, bundle.size, dtype=torch.uint8)
     program: Any = None
     logging.getLogger('torch.onnx').setLevel(logging.ERROR)

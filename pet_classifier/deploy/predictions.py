@@ -85,8 +85,8 @@ def label_numbers(
     vocab:list[str], # the classes
 ) -> np.ndarray: # one class index per row; -1: not in `vocab`
     "Return the labels of `table` as class indices; raise a `ValueError` if no label is in `vocab`"
-    lost = [c for c in ('file', 'label') if c not in table]
-    if lost: raise ValueError(f'the table has no column {listed(lost)}; it has {listed(table)}')
+    missing = [c for c in ('file', 'label') if c not in table]
+    if missing: raise ValueError(f'the table has no column {listed(missing)}; it has {listed(table)}')
     numbers = {v: i for i, v in enumerate(vocab)}
     if not table.label.isin(numbers).any():
         new = listed(sorted({*map(str, table.label)}))

@@ -118,12 +118,12 @@ def ray_cluster(
 # %% ../../nbs/api/deploy.scale.ipynb #5e048eaf
 def _start(folder, about):
     "Create `folder`, or check that its rows were started with the same `about`"
-    there = sorted(f.name for f in folder.iterdir()) if folder.is_dir() else []
-    if '_about.json' in there:
+    existing = sorted(f.name for f in folder.iterdir()) if folder.is_dir() else []
+    if '_about.json' in existing:
         old = json.loads((folder/'_about.json').read_text(encoding='utf-8'))
-        if odd := [k for k in about | old if about.get(k) != old.get(k)]:
-            raise ValueError(f"'{folder}' holds other rows: {listed(odd)} differ; choose a new folder")
-    elif there: raise ValueError(f"'{folder}' is not empty ({listed(there)}); choose a new folder")
+        if changed := [k for k in about | old if about.get(k) != old.get(k)]:
+            raise ValueError(f"'{folder}' holds other rows: {listed(changed)} differ; choose a new folder")
+    elif existing: raise ValueError(f"'{folder}' is not empty ({listed(existing)}); choose a new folder")
     else:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder/'_about.json', about)
@@ -151,8 +151,8 @@ def compute_rows(
     args, say = (make, folder, os.getcwd()), say or (lambda line: None)
     counts = _on_ray(args, todo, address, workers, say) if address else _here(args, todo, workers)
     for i in counts: say(f'{n - len(todo) + i} of {n} parts')
-    if lost := [i for i in range(n) if not part_file(folder, i).exists()]:
-        raise OSError(f"{len(lost)} of {n} parts were written but are not in '{folder}'; choose a folder that all machines share")
+    if missing := [i for i in range(n) if not part_file(folder, i).exists()]:
+        raise OSError(f"{len(missing)} of {n} parts are written but not in '{folder}'; choose a folder that all machines share")
     remove_stale_folders(folder)
     return folder
 

@@ -19,8 +19,8 @@ from ..data.images import listed
 # %% ../../nbs/api/deploy.server.ipynb #5b13c006
 def require_web():
     "Raise a `ValueError` that says what to install, unless Starlette and uvicorn are installed"
-    if lost := [name for name in ('starlette', 'uvicorn') if find_spec(name) is None]:
-        raise ValueError(f"{listed(lost)} not installed; pip install 'pet-classifier[demo]'")
+    if missing := [name for name in ('starlette', 'uvicorn') if find_spec(name) is None]:
+        raise ValueError(f"{listed(missing)} not installed; pip install 'pet-classifier[demo]'")
 
 # %% ../../nbs/api/deploy.server.ipynb #5b13c008
 def is_loopback(

@@ -65,9 +65,9 @@ def write_space(
         'README.md': _README.format(
             n=len(loaded.vocab), limitations=escape_markup(limitations(loaded)), data=escape_markup(facts.get('data', 'unknown')),
             version=__version__, licence=escape_markup(facts.get('data_licence', 'license unknown')))}
-    there = sorted(f.name for f in folder.iterdir()) if folder.is_dir() else []
-    if there and there not in (sorted([*texts, 'model']), _GRADIO_FILES):
-        raise FileExistsError(f"'{folder}' is not a Space ({listed(there)}) and would be replaced; choose a new folder")
+    existing = sorted(f.name for f in folder.iterdir()) if folder.is_dir() else []
+    if existing and existing not in (sorted([*texts, 'model']), _GRADIO_FILES):
+        raise FileExistsError(f"'{folder}' is not a Space ({listed(existing)}) and would be replaced; choose a new folder")
     with atomic_write_dir(folder) as new:
         for name, text in texts.items(): (new/name).write_text(text, encoding='utf-8')
         (new/'model').mkdir()

@@ -89,8 +89,9 @@ def without_lost(
 ) -> RunData: # the remaining images
     "Return the images of a run without those that can no longer be read"
     table = known.table
-    lost = [f for f in table.file if f == Path(problem.file) or not Path(f).is_file()]
-    rest = table[~table.file.isin(lost)].reset_index(drop=True)
-    if not lost or set(rest.label) != set(table.label) or set(rest.is_valid) != {True, False}: raise problem
-    say(printable(f'{problem}: {len(lost)} images can no longer be read ({listed(lost, 5)}); the run continues without them'))
-    return known._replace(table=check_split(rest), left_out=known.left_out + len(lost), noted=False)
+    missing = [f for f in table.file if f == Path(problem.file) or not Path(f).is_file()]
+    rest = table[~table.file.isin(missing)].reset_index(drop=True)
+    if not missing or set(rest.label) != set(table.label) or set(rest.is_valid) != {True, False}: raise problem
+    say(printable(f'{problem}: {len(missing)} images can no longer be read ({listed(missing, 5)}); '
+                  'the run continues without them'))
+    return known._replace(table=check_split(rest), left_out=known.left_out + len(missing), noted=False)

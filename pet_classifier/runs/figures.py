@@ -55,11 +55,11 @@ def drawing(
         finally:
             for number in set(plt.get_fignums()) - before: plt.close(number)
     texts = {str(w.message): w for w in caught}
-    lost = {t.split()[1] for t in texts if t.startswith('Glyph ')} # matplotlib: 'Glyph 29483 (...) missing from font(s) ...'
+    missing = {t.split()[1] for t in texts if t.startswith('Glyph ')} # matplotlib: 'Glyph 29483 (...) missing from font(s) ...'
     for t, w in texts.items():
         if not t.startswith('Glyph '): warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
-    letters = ' '.join(sorted(chr(int(number)) for number in lost if number.isdigit()))
-    if lost: say(printable(f'{what}: the font has no {letters}, and shows boxes instead'))
+    letters = ' '.join(sorted(chr(int(number)) for number in missing if number.isdigit()))
+    if missing: say(printable(f'{what}: the font has no {letters}, and shows boxes instead'))
 
 def save_figure(
     fig:Figure, # closed afterwards

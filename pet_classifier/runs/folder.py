@@ -135,11 +135,11 @@ def check_out(
     out = Path(out)
     if out.is_file(): raise NotADirectoryError(f"'{out}' is a file; a run needs a folder")
     started = (out/BEGUN).is_file()
-    there = out.exists() and any(f.name != '.lock' and not is_stale_folder(f) for f in out.iterdir())
-    if there and not resume:
+    in_use = out.exists() and any(f.name != '.lock' and not is_stale_folder(f) for f in out.iterdir())
+    if in_use and not resume:
         way_out = 'resume it (--resume), or choose a new folder' if started else 'choose a new folder'
         raise FileExistsError(f"'{out}' is not empty; a run never overwrites another: {way_out}")
-    if there and not started: raise FileNotFoundError(f"there is no run in '{out}', which is not empty: choose a new folder")
+    if in_use and not started: raise FileNotFoundError(f"there is no run in '{out}', which is not empty: choose a new folder")
     return out
 
 def check_apart(

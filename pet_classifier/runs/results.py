@@ -32,11 +32,11 @@ def read_metrics(
     try: metrics = json.loads((Path(run)/'metrics.json').read_text(encoding='utf-8'))
     except (ValueError, RecursionError) as e: refuse(f'is not JSON ({e})')
     if not isinstance(metrics, dict): refuse(f'holds a {type(metrics).__name__}, expected an object')
-    if lost := [k for k in _KEYS if k not in metrics]: refuse(f'lacks {listed(lost)}')
-    if odd := [k for k, t in _KEYS.items() if type(metrics[k]) not in (t if t is _NUMBER else (t,))]:
-        refuse('has ' + listed([f'{k} that is {type(metrics[k]).__name__}, expected {_kind(_KEYS[k])}' for k in odd]))
+    if missing := [k for k in _KEYS if k not in metrics]: refuse(f'lacks {listed(missing)}')
+    if invalid := [k for k, t in _KEYS.items() if type(metrics[k]) not in (t if t is _NUMBER else (t,))]:
+        refuse('has ' + listed([f'{k} that is {type(metrics[k]).__name__}, expected {_kind(_KEYS[k])}' for k in invalid]))
     numbers = [k for k, t in _KEYS.items() if t in (int, _NUMBER)]
-    if odd := [k for k in numbers if not abs(metrics[k]) < 1e15]: refuse(f'has values out of range: {listed(odd)}')
+    if invalid := [k for k in numbers if not abs(metrics[k]) < 1e15]: refuse(f'has values out of range: {listed(invalid)}')
     if not metrics['temperature'] > 0: refuse(f"has the temperature {metrics['temperature']}, expected a number above 0")
     try: datetime.fromisoformat(metrics['created'])
     except ValueError: refuse(f"has {metrics['created']!r} as created, expected a date")
@@ -53,12 +53,12 @@ def read_table(
     def refuse(why): raise ValueError(f"{file.name} in '{file.parent}' {why}: it was changed, or written by another version")
     try: frame = pd.read_csv(file, dtype=str, keep_default_na=False, encoding='utf-8', encoding_errors='surrogateescape')
     except ValueError as e: refuse(f'is not a table ({e})')
-    if lost := [c for c in (*texts, *numbers, *flags) if c not in frame]: refuse(f'has no column {listed(lost)}')
+    if missing := [c for c in (*texts, *numbers, *flags) if c not in frame]: refuse(f'has no column {listed(missing)}')
     for c in numbers:
         try: frame[c] = pd.to_numeric(frame[c].where(frame[c] != '')).astype(float)
         except ValueError as e: refuse(f'has an invalid number in the column {c} ({e})')
     for c in flags:
-        if odd := sorted({*frame[c]} - {'True', 'False'}): refuse(f'holds {odd[0]!r} in the column {c}, expected True or False')
+        if invalid := sorted({*frame[c]} - {'True', 'False'}): refuse(f'has {invalid[0]!r} in the column {c}, not True or False')
         frame[c] = frame[c] == 'True'
     return frame
 
@@ -84,8 +84,8 @@ def read_run(
 ) -> tuple: # (metrics, history, `PetInterpretation`, {'issues': DataFrame or None, 'duplicates': DataFrame or None})
     "Return the checked results of a run"
     run = Path(run)
-    if lost := [n for n in ('metrics.json', 'history.csv', 'predictions.csv', 'model/config.json') if not (run/n).is_file()]:
-        raise FileNotFoundError(f"'{run}' is not the folder of a finished run: missing {', '.join(lost)}")
+    if missing := [n for n in ('metrics.json', 'history.csv', 'predictions.csv', 'model/config.json') if not (run/n).is_file()]:
+        raise FileNotFoundError(f"'{run}' is not the folder of a finished run: missing {', '.join(missing)}")
     metrics = read_metrics(run)
     names = read_table(run/'predictions.csv', ('file', 'label'), ('max_logit',)).file.tolist()
     if not names: raise ValueError(f"predictions.csv in '{run}' is empty")

@@ -173,7 +173,7 @@ def test_what_cannot_be_is_said_before_anything_is_started(bundle, learn, files,
     assert not out.exists()
     with pytest.raises(ValueError, match='is not empty'): predict_on_ray(bundle, files, tmp_path/'many')
     monkeypatch.setattr(scale, '_here', lambda *args: [])  # which does nothing
-    with pytest.raises(OSError, match='100 of 100 parts were written, but are not in .* all machines share'):
+    with pytest.raises(OSError, match='100 of 100 parts are written but not in .* all machines share'):
         predict_on_ray(bundle, files, out, chunk=1, precision='fp32')
     for kwargs, what in (dict(top=2), 'top'), (dict(chunk=2), 'chunk'), (dict(precision='bf16'), 'precision'):
         with pytest.raises(ValueError, match=f'holds other rows: {what} differ;'):

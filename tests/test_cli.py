@@ -75,6 +75,7 @@ def test_what_is_no_rate_is_refused(cli, text):
     assert cli('train', 'nowhere', '--out', 'o', '--lr', text)[0] == 2
 
 
+@pytest.mark.slow
 def test_sample_draws_into_a_new_folder_only(cli, tmp_path):
     code, out, _ = cli('sample', tmp_path/'s', '--per-breed', 1)
     assert code == 0 and out == f'37 drawn pets in {tmp_path/"s"}\n' and len(list((tmp_path/'s').iterdir())) == 37
@@ -180,6 +181,7 @@ def test_check_cuts_long_lists_with_a_count_and_writes_them_whole(cli, tiny_fold
     (['evaluate', '{tmp}', '{data}'], 'no bundle'),
     (['evaluate', '{bundle}', '{data}', '--pattern', '_(\\d)'], 'no label is one of the 3 classes of this bundle'),
 ])
+@pytest.mark.slow
 def test_what_cannot_be_done_is_an_error_and_leaves_nothing(cli, tiny_folder, bundle, tmp_path, args, said):
     code, out, err = cli(*[a.format(data=tiny_folder, tmp=tmp_path, bundle=bundle) for a in args])
     assert code == 2 and err.startswith('error: ') and said in err
@@ -193,6 +195,7 @@ def test_a_torn_weights_file_is_an_error_in_one_line(cli, tiny_folder, tmp_path)
     assert code == 2 and 'w.safetensors' in err
 
 
+@pytest.mark.slow
 def test_train_does_what_train_run_does(cli, tiny_run, tiny_weights, tmp_path):
     out = tmp_path/'run'
     code, said, err = cli('train', tiny_run.data, '--out', out, '--arch', 'test_resnet', '--weights', tiny_weights, '--size', 32,
@@ -209,6 +212,7 @@ def test_train_does_what_train_run_does(cli, tiny_run, tiny_weights, tmp_path):
     assert all((v - other[k]).abs().max() <= 1e-6 for k, v in one.items())
 
 
+@pytest.mark.slow
 def test_find_lr_prints_a_rate_and_draws_the_plot(cli, tiny_folder, tiny_weights, tmp_path):
     args = 'find-lr', tiny_folder, '--arch', 'test_resnet', '--weights', tiny_weights, '--size', 32
     code, out, err = cli(*args, '--out', tmp_path/'lr.png')

@@ -194,6 +194,7 @@ def test_the_command_line_passes_the_engine_on(folder, tiny_folder, monkeypatch,
 
 
 @needs_openvino
+@pytest.mark.slow
 def test_openvino_gives_the_networks_answers_in_batches_of_any_size(bundle, crops, expected, fresh_cache):
     answer = openvino_engine(bundle, 'fp32')
     for n in 6, 1, 2:
@@ -234,6 +235,7 @@ def conversions(monkeypatch, fresh_cache):
 
 
 @needs_openvino
+@pytest.mark.slow
 def test_a_network_is_converted_once(folder, crops, expected, conversions, fresh_cache):
     for _ in range(2): assert np.allclose(openvino_engine(load_bundle(folder), 'fp32')(crops), expected, atol=1e-4)
     assert len(conversions) == 1
@@ -245,6 +247,7 @@ def test_a_network_is_converted_once(folder, crops, expected, conversions, fresh
 
 
 @needs_openvino
+@pytest.mark.slow
 def test_other_weights_are_converted_anew(folder, crops, conversions, tmp_path):
     from hashlib import sha256
 
@@ -263,6 +266,7 @@ def test_other_weights_are_converted_anew(folder, crops, conversions, tmp_path):
 
 
 @needs_openvino
+@pytest.mark.slow
 @pytest.mark.parametrize('change', [dict(mean=[0.1, 0.2, 0.3]), dict(std=[1.5, 1.2, 1.1]), dict(size=48)], ids=str)
 def test_the_same_weights_with_other_numbers_in_the_config_are_another_network(folder, conversions, tmp_path, change):
     import shutil
@@ -276,6 +280,7 @@ def test_the_same_weights_with_other_numbers_in_the_config_are_another_network(f
 
 
 @needs_openvino
+@pytest.mark.slow
 def test_without_room_it_answers_all_the_same(bundle, crops, expected, conversions, fresh_cache, monkeypatch):
     monkeypatch.setenv('PET_CLASSIFIER_CACHE_GB', '0')
     assert np.allclose(openvino_engine(bundle, 'fp32')(crops), expected, atol=1e-4) and not list(fresh_cache.iterdir())
@@ -288,6 +293,7 @@ def test_a_predictor_says_the_same_by_any(folder, tiny_table, name):
 
 
 @needs_onnx
+@pytest.mark.slow
 def test_onnx_gives_the_networks_scores_and_its_file_is_made_once(folder, bundle, crops, expected, fresh_cache, monkeypatch):
     made, really = [], engines._to_onnx
     monkeypatch.setattr(engines, '_to_onnx', lambda bundle: made.append(bundle) or really(bundle))
@@ -374,6 +380,7 @@ def exported(tmp_path_factory):
 
 @needs_onnx
 @needs_openvino
+@pytest.mark.slow
 @pytest.mark.parametrize('arch', ['resnet34', 'resnet50', 'efficientnet_lite0'])
 def test_onnx_runtime_and_openvino_give_torchs_answers_by_the_exported_file(exported, arch):
     import onnxruntime

@@ -57,12 +57,14 @@ def broken(tmp_path):
     return [tmp_path/'text.jpg', tmp_path/'empty.jpg', tmp_path/'nowhere.jpg']
 
 
+@pytest.mark.slow
 def test_says_what_the_learner_says(learn, predictor, files):
     ours = predictor.probabilities(predictor.logits([predictor.prepare(f) for f in files]))
     assert ours.dtype == np.float32 and ours.std() > 0.01
     assert ours == pytest.approx(learn.get_preds()[0].numpy(), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_says_the_same_in_a_fresh_process(learn, bundle, files):
     code = ('import sys; from pet_classifier.deploy.predictor import Predictor; '
             'p = Predictor(sys.argv[1], precision="fp32").predict(sys.argv[2]); '
@@ -86,6 +88,7 @@ def test_takes_names_paths_pil_images_and_loaded_bundles(bundle, files):
     assert predictor.predict(Image.open(files[1])).probs == expected  # one that lies on its side
 
 
+@pytest.mark.slow
 def test_takes_bytes_arrays_and_tensors(predictor, files):
     im = Image.open(files[0])
     array, expected = np.array(im), predictor.predict(im).probs  # the first lies upright
@@ -139,6 +142,7 @@ p.predict_files(7)
 '''
 
 
+@pytest.mark.slow
 def test_a_type_checker_sees_the_methods_and_what_they_take(tmp_path):
     api = pytest.importorskip('mypy.api', reason='mypy is not installed')
     (tmp_path/'use.py').write_text(TYPED)
@@ -224,6 +228,7 @@ def test_labels_that_the_bundle_does_not_know_are_listed_and_counted_apart(predi
 
 
 @pytest.mark.parametrize('label', ['red', 'green'])
+@pytest.mark.slow
 def test_images_of_one_class_only_are_evaluated(predictor, files, label):
     interp = predictor.evaluate(pd.DataFrame(dict(file=files[:3], label=label)))
     assert len(interp.files) == 3 and interp.majority_error == 0 and interp.unknown.empty

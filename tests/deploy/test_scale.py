@@ -163,7 +163,7 @@ def test_what_cannot_be_is_said_before_anything_is_started(bundle, learn, files,
     out = tmp_path/'out'
     for kwargs, said in ((dict(chunk=0), 'chunk=0: expected at least 1'), (dict(top=4), 'top=4: expected 1 to 3'),
                          (dict(engine='abacus'), "engine='abacus'"), (dict(workers=0), 'workers=0: expected at least 1'),
-                         (dict(address='local'), 'this machine alone needs no Ray; leave the address out'),
+                         (dict(address='local'), 'this machine needs no Ray; omit the address'),
                          (dict(precision='fp8'), "precision='fp8'")):
         with pytest.raises(ValueError, match=said): predict_on_ray(bundle, files, out, **kwargs)
     with pytest.raises(ValueError, match='0 images'): predict_on_ray(bundle, [], out)
@@ -178,9 +178,9 @@ def test_what_cannot_be_is_said_before_anything_is_started(bundle, learn, files,
     for kwargs, what in (dict(top=2), 'top'), (dict(chunk=2), 'chunk'), (dict(precision='bf16'), 'precision'):
         with pytest.raises(ValueError, match=f'holds other rows: {what} differ;'):
             predict_on_ray(bundle, files, out, **dict(chunk=1, precision='fp32') | kwargs)
-    with pytest.raises(ValueError, match='differ in list;'): predict_on_ray(bundle, files[::-1], out, chunk=1, precision='fp32')
+    with pytest.raises(ValueError, match='list differ;'): predict_on_ray(bundle, files[::-1], out, chunk=1, precision='fp32')
     scaled = save_bundle(learn, tmp_path/'scaled', temperature=2.)  # the same weights
-    with pytest.raises(ValueError, match='differ in bundle;'): predict_on_ray(scaled, files, out, chunk=1, precision='fp32')
+    with pytest.raises(ValueError, match='bundle differ;'): predict_on_ray(scaled, files, out, chunk=1, precision='fp32')
 
 
 def test_the_same_names_in_another_folder_are_other_images(bundle, tmp_path, monkeypatch):
@@ -188,7 +188,7 @@ def test_the_same_names_in_another_folder_are_other_images(bundle, tmp_path, mon
     for name in 'a', 'b':
         (tmp_path/name).mkdir()
         monkeypatch.chdir(tmp_path/name)
-        with pytest.raises(OSError if name == 'a' else ValueError, match='were written' if name == 'a' else 'differ in list;'):
+        with pytest.raises(OSError if name == 'a' else ValueError, match='were written' if name == 'a' else 'list differ;'):
             predict_on_ray(bundle, ['cat.jpg'], tmp_path/'out', precision='fp32')
 
 

@@ -11,7 +11,7 @@ import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import HfApi, get_token
+from huggingface_hub import CommitOperationAdd, HfApi, get_token
 from huggingface_hub.constants import is_offline_mode
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 from huggingface_hub.utils import logging, validate_repo_id
@@ -90,7 +90,6 @@ def push_to_hub(
     if private != is_private:
         hint = 'or make it public on its page' if is_private else 'or push with private=False (--public)'
         raise ValueError(f"'{repo}' exists and is {'private' if is_private else 'public'}; push to a new name, {hint}")
-    with _hub_errors(repo):
-        api.upload_folder(repo_id=repo, folder_path=folder, allow_patterns=list(BUNDLE_FILES),
-                          commit_message=f'{title}, by pet_classifier {__version__}')
+    files = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder/name) for name in BUNDLE_FILES]
+    with _hub_errors(repo): api.create_commit(repo, files, commit_message=f'{title}, by pet_classifier {__version__}')
     return url

@@ -109,7 +109,7 @@ def test_a_private_repository_does_not_become_public_by_a_push(bundle, hub):
 
 def test_an_upload_that_breaks_off_is_said(bundle, hub, monkeypatch):
     def broken(*args, **kwargs): raise RuntimeError("Error while uploading 'model.safetensors' to the Hub.")
-    monkeypatch.setattr(HfApi, 'upload_folder', broken)
+    monkeypatch.setattr(HfApi, 'create_commit', broken)
     with pytest.raises(ConnectionError, match="the upload was interrupted .*model.safetensors.*; call it again"):
         push_to_hub(bundle, 'ada/pets', endpoint=hub.endpoint)
 

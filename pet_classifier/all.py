@@ -23,6 +23,7 @@ from .evaluation.label_issues import duplicate_pairs, find_label_issues  # label
 from .evaluation.interpretation import interpret, PetInterpretation  # evaluation of a learner, with plots
 from .evaluation.ood import ood_threshold  # out-of-distribution threshold
 from .training.learner_features import image_features  # features of a learner's body, cached
+from .training.cross_validation import cross_validate  # cross-validated predictions for every image
 from .training.head import fit_head  # train the head on cached features
 from .training.learner import frozen_groups, pet_learner  # fastai Learner with a pretrained body
 from .training.lr_finder import find_lr, SuggestedRate  # learning rate range test
@@ -35,6 +36,9 @@ from .deploy.predictor import Predictor  # predict with a bundle
 from .deploy.scale import predict_on_ray  # predict on all cores or on a Ray cluster
 from .deploy.space import write_space  # write the web page as a Hugging Face Space
 from .deploy.tables import predict_table  # predict many images into a CSV or Parquet file
+from .deploy.suggestion import suggest_images  # select unlabelled images to label next
+from .training.comparison import compare_backbones  # cross-validated error and cost of several backbones
+from .training.learning_curve import learning_curve  # expected error with more images
 from .core.cache import cache_table, clear_cache  # show and delete cached files
 from .core.keywords import BELONGS, KEYWORDS  # keywords of fastai 1 and their equivalents
 from .core.progress import history  # training history, one row per epoch

@@ -11,7 +11,7 @@ import signal
 import sys
 from typing import Any
 
-from .core.console import steady_streams
+from .core.console import use_safe_streams
 
 # %% ../nbs/api/entry.ipynb #8c8134a9
 def _interrupt_again(unraisable):
@@ -26,7 +26,7 @@ def run():
     "Run `pet-classifier` and exit with its exit code"
     code: Any = 130
     try:
-        steady_streams()
+        use_safe_streams()
         sys.unraisablehook = _interrupt_again
         import logging
         logging.getLogger().addHandler(logging.NullHandler()) # discard log messages of libraries

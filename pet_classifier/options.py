@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Version', 'Debug', 'Data', 'ModelFolder', 'Pattern', 'FileCol', 'LabelCol', 'Root', 'Arch', 'Size', 'Seed', 'Device',
-           'Weights', 'Top', 'Quick', 'UsageError', 'parse_lr', 'given', 'run_app']
+           'Weights', 'Top', 'Quick', 'UsageError', 'parse_lr', 'parse_sizes', 'parse_size', 'given', 'run_app']
 
 # %% ../nbs/api/options.ipynb #bd8819d9
 from pathlib import Path
@@ -33,7 +33,8 @@ FileCol = Annotated[str|None, typer.Option(metavar='NAME', help='Column of paths
 LabelCol = Annotated[str|None, typer.Option(metavar='NAME', help='Column of labels, if DATA is a table. Default: detected.')]
 Root = Annotated[Path|None, typer.Option(metavar='DIR', help="Folder of relative paths in a table. Default: the table's.")]
 Arch = Annotated[str, typer.Option(help='Backbone: resnet34, resnet50, efficientnet_lite0, or any timm name.')]
-Size = Annotated[int, typer.Option(min=32, max=1024, help='Image size, in pixels.')]
+Size = Annotated[str, typer.Option(metavar='PIXELS', help='Image size in pixels; two sizes such as 224,352 are more accurate '
+                                                            'and slower.')]
 Seed = Annotated[int, typer.Option(min=0, help='Random seed of split, head, order and augmentation.')]
 Device = Annotated[str|None, typer.Option(help='cpu, cuda, cuda:1 or mps. Default: the GPU if there is one.')]
 Weights = Annotated[str, typer.Option(help='Initial weights: imagenet, none, a torchvision name such as IMAGENET1K_V1, a weights '
@@ -52,6 +53,22 @@ def parse_lr(
     if not 1 <= len(rates) <= 2: raise ValueError(f'--lr {text}: expected LO:HI such as 1e-6:1e-4, or one number')
     return slice(*rates) if len(rates) == 2 else rates[0]
 
+def parse_sizes(
+    text:str, # such as '224', or '224,352'
+) -> list[int]: # in pixels, ascending
+    "Return the image sizes in `text`"
+    try: sizes = sorted(int(t) for t in text.split(','))
+    except ValueError: sizes = [0]
+    if not 32 <= sizes[0] <= sizes[-1] <= 1024 or len({*sizes}) < len(sizes):
+        raise ValueError(f'--size {text}: expected 32 to 1024 pixels, such as 224, or several different ones, such as 224,352')
+    return sizes
+
+def parse_size(
+    text:str, # such as '224', or '224,352'
+) -> int|tuple: # as `loaders` takes it
+    "Return one image size, or several"
+    sizes = parse_sizes(text)
+    return sizes[0] if len(sizes) == 1 else tuple(sizes)
 def given(**options) -> dict[str, Any]:
     "Return the `options` that are not None"
     return {k: v for k, v in options.items() if v is not None}

@@ -26,7 +26,9 @@ from .deploy.predictor import Predictor
 from .evaluation.calibration import at_temperature, calibrate, out_of_fold, plot_reliability
 from .evaluation.interpretation import PetInterpretation
 from .evaluation.rates import imbalance_text
+from .model.bundle_writer import size_text
 from .model.gradcam import NoSpatialMaps
+from .runs.estimate import error_headline, error_paragraphs
 from .runs.figures import drawing, not_fatal, short_names
 from .runs.results import read_run
 
@@ -104,11 +106,15 @@ def plot_history(
 # %% ../nbs/api/report.ipynb #94511316
 def _when(m): return f'{datetime.fromisoformat(m["created"]):%d %B %Y, %H:%M} UTC'
 
+def _counts(m):
+    if m['refit']: return f"{m['train']}, all of which the final model learned from"
+    return f"{m['train']} to learn from, {m['valid']} to validate on"
+
 def _facts(m):
     "The first table of the page"
-    rows = dict(images=f"{m['data']}: {m['train']} to learn from, {m['valid']} to validate on",
+    rows = dict(images=f"{m['data']}: {_counts(m)}",
                 **{'whose they are': m['data_licence']}, network=m['arch'],
-                **{'first weights': m['weights']}, size=f"{m['size']} x {m['size']} pixels",
+                **{'first weights': m['weights']}, size=size_text(m.get('sizes', [m['size']])).removeprefix('at '),
                 kept='the head alone, for fine-tuning made it worse' if m['stage'] == 'head' and m['epochs'] else m['stage'],
                 seed=m['seed'], **{'left out': f"{m['left_out']} broken files" if m['left_out'] else 'nothing'},
                 took=f"{m['seconds']:.0f} s", made=_when(m))
@@ -121,12 +127,12 @@ def _figure(v): return f'{v:.2f}' if isinstance(v, float) else v
 def _none_text(m, interp):
     turned_away = (interp.max_logits < m['none_below']).mean()
     return (f'An image that shows none of the {len(interp.vocab)} breeds gets a low score. Below {m["none_below"]:.3g} '
-            f'the answer is “none of these”, with the best guess beside it; of the {m["valid"]} validation images, on which '
+            f'the answer is “none of these”, with the best guess beside it; of the {m["valid"]} evaluated images, on which '
             f'the threshold was chosen, that turns {turned_away:.1%} away. What is far from any pet is found almost always; a '
             'breed that it was never shown is missed more often than not.')
 
 def _calibration_text(c):
-    if c is None: return 'There are too few validation images to say.'
+    if c is None: return 'There are too few images to say.'
     return (f'Of the images it is 80 % sure of, 80 % should be right. The expected calibration error, how far the two lie '
             f'apart in the mean, is {c.ece:.3f} as the network says it, and {c.ece_scaled:.3f} after temperature scaling, where '
             f'each fifth of the images is evaluated at the temperature fitted on the other four. The bundle divides by '
@@ -145,32 +151,35 @@ def _src(what, draw, say):
     return ''
 
 def _tables(found):
-    twice, issues = found['duplicates'], found['issues']
+    twice, issues = found['duplicates'], found['label_issues']
     if twice is None or issues is None:
         yield dict(title='The same image twice, labels to look at', columns=[], rows=[],
                    text='They were not looked for, or their tables are not there.')
         return
     across, marked = twice.across_split.astype(bool), issues[issues.is_issue.astype(bool)]
-    yield dict(title='The same image twice', columns=['image', 'other', 'both sides of the split'],
-               text=f'{len(twice)} pairs look the same, {across.sum()} of them with one to learn from and one to '
-                    'validate on, which makes the error rate too good.' if len(twice) else 'No two images look the same.',
+    text = f'{len(twice)} pairs look the same, ' if len(twice) else 'No two images look the same.'
+    if len(twice): text += 'and stay on one side of the split.' if not across.any() else (
+        f'{across.sum()} of them with one to learn from and one to validate on, which makes the error rate too good.')
+    yield dict(title='The same image twice', columns=['image', 'other', 'both sides of the split'], text=text,
                rows=[(r.file, r.other, 'yes' if r.across_split else 'no') for r in twice.head(30).itertuples()])
     yield dict(title='Labels to look at', columns=['image', 'label', 'its probability', 'looks like', 'probability'],
                text=f'{len(marked)} of {len(issues)} images look ten times more like another breed to a classifier '
                     'that never saw them. Some are wrong, some breeds look alike: only a person can tell.' if len(issues) else
                     'They were not looked for: the network had no pretrained body to compare images by.',
-               rows=[(r.file, r.label, f'{r.probability:.3f}', r.predicted_label, f'{r.predicted_probability:.2f}')
+               rows=[(r.file, r.label, f'{r.self_confidence:.3f}', r.predicted_label, f'{r.predicted_probability:.2f}')
                      for r in marked.head(20).itertuples()])
 
-def _curves(run, history, say):
+def _curves(run, metrics, history, say):
     "How it learned, as the template wants it"
     res = []
-    if src := _src('the history', lambda: plot_history(history), say):
+    if len(history) > 1 and (src := _src('the history', lambda: plot_history(history), say)):
         res.append((src, 'losses and error rate',
                     'What it had learned after each epoch; the dotted line stands between the stages.'))
-    if (run/'figures'/'lr.png').is_file():
-        lr = base64.b64encode((run/'figures'/'lr.png').read_bytes()).decode()
-        res.append((f'data:image/png;base64,{lr}', 'learning-rate finder', 'The test of the head: loss against rate.'))
+    captions = dict(lr=('learning-rate finder', 'The test of the head: loss against rate.'),
+                    learning_curve=('learning curve', f"Would more images help? {metrics.get('learning_curve', '')}"))
+    for name, caption in captions.items():
+        if (file := run/'figures'/f'{name}.png').is_file():
+            res.append((f'data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}', *caption))
     return res
 
 def _warn(text): warnings.warn(text, stacklevel=3)
@@ -186,22 +195,22 @@ def report_page(
     if predictor.bundle.vocab != raw.vocab:
         raise ValueError(f"predictions.csv and model in '{run}' have different classes: one of them is of another run")
     interp = replace(raw, probs=at_temperature(raw.probs, metrics['temperature'])) # as the bundle says it
-    n, (low, high) = len(interp.files), interp.error_interval
-    calibrated = calibrate(raw.probs, raw.targets) if n >= 5 else None
+    calibrated = calibrate(raw.probs, raw.targets) if len(interp.files) >= 5 else None
     losses, unreadable = loss_images(interp, predictor)
     if unreadable: say(unreadable.strip())
     breeds = interp.per_breed()
     template = Environment(loader=PackageLoader('pet_classifier', 'templates'), autoescape=True).get_template('report.html')
     with drawing('report.html', say):
-        plots = dict(curves=_curves(run, history, say),
+        plots = dict(curves=_curves(run, metrics, history, say),
                      reliability=_src('the calibration', lambda: _reliability(raw, calibrated), say),
                      confusion=_src('the confusion matrix', short_names(interp).plot_confusion_matrix, say))
     return template.render(
         title=f"{metrics['arch']} on {metrics['data']}", subtitle=f'Report of a run of {_when(metrics)}, by pet_classifier',
-        headline=[(f'{interp.error_rate:.1%}', f'of {n} images it never learned from were taken for another breed'),
-                  (f'{low:.1%} to {high:.1%}', 'is where the error rate lies, with 95 % confidence'),
+        headline=[(f"{metrics['error_rate']:.1%}", error_headline(metrics)),
+                  (f"{metrics['error_low']:.1%} to {metrics['error_high']:.1%}",
+                   'is where the error rate lies, with 95 % confidence'),
                   (f'{len(interp.vocab)}', f'classes, {metrics["train"]} images to learn from')],
-        facts=_facts(metrics), n_valid=n, low=f'{low:.1%}', high=f'{high:.1%}', losses=losses, unreadable=unreadable,
+        facts=_facts(metrics), error_texts=error_paragraphs(metrics), losses=losses, unreadable=unreadable,
         imbalance=_imbalance(interp.imbalance()), confused=confused_pairs(interp), **plots,
         breed_columns=list(breeds), breeds=breeds.map(_figure).to_numpy(object), calibration_text=_calibration_text(calibrated),
         none_text=_none_text(metrics, raw), tables=list(_tables(found)), command=metrics['command'], versions=metrics['versions'])

@@ -1,42 +1,20 @@
 "Packages import downwards only, prediction stays light, and modules stay short."
-import ast
 import statistics
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from import_graph import PACKAGE, PICTURE, draw, import_graph, targets
 
-PACKAGE = Path(__file__).parents[1]/'pet_classifier'
 IMAGES = ['data.images', 'data.formats', 'data.decode', 'data.crops', 'data.image_ids'] # image files and their pixels
 MAY_IMPORT = dict(core=[], data=['core'], model=['core', *IMAGES], evaluation=['core', 'data', 'model'],
                   training=['core', 'data', 'model', 'evaluation'],
                   deploy=['core', 'model', 'evaluation', *IMAGES, 'data.drawing', 'data.breeds']) # the demo draws its examples
-FILES = sorted(f for f in PACKAGE.rglob('*.py') if f.name not in ('__init__.py', '_modidx.py', 'all.py'))
-
-
-def name_of(file): return '.'.join(file.relative_to(PACKAGE).with_suffix('').parts)
-
-
-def imports(file):
-    "Yield (module, name) for each import of a module of ours in `file`, those inside functions included"
-    here = file.relative_to(PACKAGE).with_suffix('').parts
-    for node in ast.walk(ast.parse(file.read_text(encoding='utf-8'))):
-        if not isinstance(node, ast.ImportFrom): continue
-        if node.level: module = '.'.join([*here[:len(here)-node.level], node.module or '']).strip('.')
-        elif (node.module or '').startswith('pet_classifier.'): module = node.module.removeprefix('pet_classifier.')
-        else: continue
-        yield from ((module, alias.name) for alias in node.names)
-
-
-def targets(found): return {m if m in GRAPH else f'{m}.{n}' for m, n in found} & GRAPH.keys()
+GRAPH = import_graph()
+MODULES = pytest.mark.parametrize('module', GRAPH)
 
 
 def lies_in(module, packages): return any(module == p or module.startswith(f'{p}.') for p in packages)
-
-
-GRAPH = {name_of(f): set(imports(f)) for f in FILES}
-MODULES = pytest.mark.parametrize('module', GRAPH)
 
 
 @MODULES
@@ -44,11 +22,11 @@ def test_no_import_runs_upwards(module):
     package = module.split('.')[0]
     if package not in MAY_IMPORT: return # run, report, check, cli and runs may import everything
     allowed = [package, *MAY_IMPORT[package]]
-    assert not [m for m in targets(GRAPH[module]) if not lies_in(m, allowed)]
+    assert not [m for m in targets(GRAPH[module], GRAPH) if not lies_in(m, allowed)]
 
 
 def test_no_circle():
-    edges = {m: targets(found) for m, found in GRAPH.items()}
+    edges = {m: targets(found, GRAPH) for m, found in GRAPH.items()}
     assert sum(map(len, edges.values())) > 150
     while free := [m for m, below in edges.items() if not below & edges.keys()]:
         for m in free: del edges[m]
@@ -61,7 +39,7 @@ def test_no_module_imports_a_private_name(module):
 
 
 def test_modules_are_short():
-    lines = {m: len(f.read_text(encoding='utf-8').splitlines()) for m, f in zip(GRAPH, FILES)}
+    lines = {m: len((PACKAGE/(m.replace('.', '/') + '.py')).read_text(encoding='utf-8').splitlines()) for m in GRAPH}
     assert not {m: n for m, n in lines.items() if n > 250 and m != 'cli'}
     assert statistics.median(lines.values()) <= 130
 
@@ -90,3 +68,7 @@ def test_predicting_loads_no_training_code():
 def test_importing_the_package_loads_nothing_heavy():
     loaded = loaded_after('import pet_classifier')
     assert modules_of(loaded) == ['core.telemetry'] and not {'torch', 'fastai', 'pandas', 'numpy'} & set(loaded)
+
+
+def test_the_picture_is_drawn_from_the_source():
+    assert PICTURE.read_text(encoding='utf-8') == draw(GRAPH), 'run: python tools/import_graph.py'

@@ -14,9 +14,10 @@ from safetensors.torch import load_file
 
 from pet_classifier.check import labelled_images
 from pet_classifier.cli import main
-from pet_classifier.options import parse_lr
+from pet_classifier.options import parse_lr, parse_sizes
 
-COMMANDS = ['sample', 'check', 'train', 'find-lr', 'predict', 'evaluate', 'report', 'export', 'scale', 'push', 'demo', 'cache']
+COMMANDS = ['sample', 'check', 'train', 'find-lr', 'predict', 'evaluate', 'report', 'compare', 'suggest', 'export', 'scale',
+            'push', 'demo', 'cache']
 
 
 @pytest.fixture
@@ -65,6 +66,15 @@ def test_wrong_words_are_an_error_in_one_line(cli, args, said):
     assert code == 2 and not out and err.startswith('error: ') and said in err and err.count('\n') == 1
 
 
+@pytest.mark.parametrize('text, sizes', [('224', [224]), ('224,288', [224, 288]), (' 64 , 32 ', [64, 32])])
+def test_parse_sizes(text, sizes): assert parse_sizes(text) == sizes
+
+
+@pytest.mark.parametrize('text', ['', 'large', '224,', '31', '224,2000', '224:288'])
+def test_parse_sizes_refuses_what_is_no_size(text):
+    with pytest.raises(ValueError, match='expected numbers from 32 to 1024'): parse_sizes(text)
+
+
 @pytest.mark.parametrize('text, lr', [('1e-3', 1e-3), ('1e-6:1e-4', slice(1e-6, 1e-4)), (' 1 : 2 ', slice(1, 2))])
 def test_parse_lr(text, lr): assert parse_lr(text) == lr
 
@@ -80,7 +90,7 @@ def test_sample_draws_into_a_new_folder_only(cli, tmp_path):
     code, out, _ = cli('sample', tmp_path/'s', '--per-breed', 1)
     assert code == 0 and out == f'37 drawn pets in {tmp_path/"s"}\n' and len(list((tmp_path/'s').iterdir())) == 37
     code, out, err = cli('sample', tmp_path/'s')
-    assert code == 2 and not out and 'holds files already' in err
+    assert code == 2 and not out and 'is not empty' in err
 
 
 def test_check_of_good_images_only_counts_them(cli, tiny_folder):
@@ -155,7 +165,7 @@ def test_check_cuts_long_lists_with_a_count_and_writes_them_whole(cli, tiny_fold
 @pytest.mark.parametrize('args, said', [
     (['check', 'nowhere'], "nowhere' is neither a folder nor a data set"),
     (['train', '{data}', '--out', '{tmp}/out', '--pattern', '(\\d+)x'], '18 of 18 names do not match'),
-    (['check', '{data}', '--pattern', '('], 'is no regular expression'),
+    (['check', '{data}', '--pattern', '('], 'is not a regular expression'),
     (['train', 'nowhere', '--out', '{tmp}/out'], 'neither a folder'),
     (['train', '{data}', '--out', '{data}'], 'is not empty; a run never overwrites another'),
     (['train', '{data}', '--out', '{tmp}/out', '--arch', 'resnet43'], 'near it: resnet'),
@@ -271,7 +281,7 @@ def test_a_broken_image_is_a_row_and_exit_code_1(cli, bundle, tiny_folder, tmp_p
     for more in [], ['--csv', tmp_path/'rows.csv']:
         code, out, _ = cli('predict', bundle, tmp_path/'a.jpg', tiny_folder/'red_0.jpg', tmp_path/'gone.jpg', *more)
         table = rows((tmp_path/'rows.csv').read_text() if more else out)
-        assert code == 1 and table.problem.tolist() == ['empty', '', 'not there']
+        assert code == 1 and table.problem.tolist() == ['empty', '', 'not found']
         assert [bool(x) for x in table.label] == [p != '' for p in table.probability] == [False, True, False]
 
 
@@ -304,3 +314,36 @@ def test_an_interrupt_is_no_traceback(cli, monkeypatch, tmp_path, name):
     monkeypatch.setattr('pet_classifier.check.labelled_images', interrupt)
     code, out, err = cli(name, tmp_path)
     assert code == 130 and not out and err.strip() in ('', 'interrupted')
+
+
+def test_compare_prints_one_row_per_size_and_a_recommendation(cli, tiny_folder, tmp_path, monkeypatch):
+    import timm
+
+    from pet_classifier.model import pretrained
+    from pet_classifier.training import comparison
+    monkeypatch.setattr(pretrained, 'pretrained_state', lambda arch, weights: (timm.create_model(arch).state_dict(), 'random'))
+    really = comparison.cross_validate
+    monkeypatch.setattr(comparison, 'cross_validate', lambda *args, **kwargs: really(*args, **(kwargs | dict(groups=None))))
+    code, out, err = cli('compare', tiny_folder, '--arch', 'test_resnet', '--size', '32,48')
+    assert code == 0 and sorted(rows(out)['size']) == [32, 48] and err.splitlines()[-1].startswith('take test_resnet at ')
+    code, out, err = cli('compare', tiny_folder, '--arch', 'test_resnet', '--size', '32', '--out', tmp_path/'found.csv')
+    assert code == 0 and not out and len(pd.read_csv(tmp_path/'found.csv')) == 1 and (tmp_path/'found.png').is_file()
+
+
+@pytest.mark.parametrize('args, said', [(['--size', 'large'], '--size large'), (['--out', 'found.xlsx'], 'ends in .csv'),
+                                        (['--arch', 'resnet_34'], "no architecture 'resnet_34'")])
+def test_compare_refuses_what_it_cannot_do(cli, tiny_folder, args, said):
+    code, out, err = cli('compare', tiny_folder, *args)
+    assert code == 2 and not out and said in err
+
+
+def test_suggest_prints_or_writes_n_rows_and_names_what_is_broken(cli, bundle, tiny_folder, tmp_path):
+    code, out, err = cli('suggest', bundle, tiny_folder, '--n', 4)
+    assert code == 0 and len(rows(out)) == 4 and not err
+    assert list(rows(out)) == ['file', 'predicted_label', 'probability', 'reason']
+    shutil.copytree(tiny_folder, tmp_path/'new')
+    (tmp_path/'new'/'broken.jpg').touch()
+    code, out, err = cli('suggest', bundle, tmp_path/'new', '--n', 3, '--out', tmp_path/'next.csv')
+    assert code == 1 and not out and len(pd.read_csv(tmp_path/'next.csv')) == 3 and '1 of 19 images cannot be read' in err
+    (tmp_path/'empty').mkdir()
+    assert cli('suggest', bundle, tmp_path/'empty')[0] == 2

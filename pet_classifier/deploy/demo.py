@@ -19,7 +19,8 @@ from PIL import Image
 
 from .. import __version__
 from ..core.html import image_src
-from ..data.drawing import BREEDS, draw_pet
+from ..data.breeds import BREEDS
+from ..data.drawing import draw_pet
 from ..data.images import ImageProblem, open_image
 from .predictor import Predictor
 from .sandbox import Sandbox

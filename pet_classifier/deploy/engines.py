@@ -65,7 +65,7 @@ def _to_openvino(bundle):
 def _cached(kind, version, bundle, convert):
     "Return `convert(bundle)`, a dict of byte arrays, from the cache if possible"
     from pet_classifier.core.cache import read_entry, write_entry # not needed by the torch engine
-    facts = ('logits', version, bundle.size, *(bundle.config[k] for k in ('arch', 'head', 'mean', 'std', 'sha256')))
+    facts = ('logits', version, *(bundle.config[k] for k in ('sizes', 'arch', 'head', 'mean', 'std', 'sha256')))
     name = f'{kind}-{sha256(repr(facts).encode()).hexdigest()[:32]}.safetensors'
     if (data := read_entry(name)) is not None:
         with suppress(SafetensorError): return load(data.tobytes())

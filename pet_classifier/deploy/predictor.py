@@ -18,6 +18,11 @@ import numpy as np
 import pandas as pd
 import torch
 from fastcore.basics import num_cpus
+from PIL import Image
+
+from ..data.crops import ImageLike, load_image
+from ..data.images import ImageProblem, listed
+from .engines import Engines, choose_engine
 from pet_classifier.deploy.predictions import (
     Prediction,
     check_top,
@@ -27,11 +32,6 @@ from pet_classifier.deploy.predictions import (
     to_probabilities,
     to_rows,
 )
-from PIL import Image
-
-from ..data.crops import ImageLike, load_image
-from ..data.images import ImageProblem, listed
-from .engines import Engines, choose_engine
 from ..model.bundle import Bundle, load_bundle
 from ..model.inference import InferenceModel
 

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from .predictions import check_top
 from tqdm import tqdm
 
 from ..core.cache import read_checked, write_checked
@@ -26,6 +25,7 @@ from ..core.files import atomic_write, check_target, csv_bytes, folder_lock, pri
 from ..data.image_ids import image_ids
 from ..data.images import ImageProblem, list_images
 from .engines import choose_engine, engine_precision
+from .predictions import check_top
 from .predictor import Predictor
 from ..model.bundle import bundle_id
 

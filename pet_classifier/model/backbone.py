@@ -26,7 +26,7 @@ TORCHVISION = { # name -> (how many of the last children are the classifier, fea
     **dict.fromkeys(['vgg11_bn', 'vgg13_bn', 'vgg16_bn', 'vgg19_bn'], (2, 512)),
     **dict.fromkeys(['squeezenet1_0', 'squeezenet1_1'], (1, 512)), 'alexnet': (2, 256),
     'densenet121': (1, 1024), 'densenet161': (1, 2208), 'densenet169': (1, 1664), 'densenet201': (1, 1920)}
-TIMM_NAMES = {'efficientnet_lite0': 'tf_efficientnet_lite0'} # names of ours -> timm's
+TIMM_NAMES = {f'efficientnet_lite{n}': f'tf_efficientnet_lite{n}' for n in range(3)} # names of ours -> timm's
 
 def check_arch(
     arch, # 'resnet34', 'efficientnet_lite0', any timm name, or a torchvision function such as `models.resnet34`
@@ -104,14 +104,18 @@ def build_model(
     arch:str, # name of the architecture
     n_out:int, # classes
     head:str='linear', # 'linear', or 'fastai': two layers with batch-norm and dropout
+    sizes:tuple=(), # at which the network sees each image, in pixels, ascending; several need the linear head
 ) -> Network: # (body, head), with random weights
     "Return the body of `arch` and a head on it"
     if head not in HEADS: raise ValueError(f"head={head!r}: expected one of {', '.join(HEADS)}")
+    if head == 'fastai' and len(sizes) > 1: raise ValueError(f"size={tuple(sizes)}: several sizes need head='linear'")
     body, n_features, has_maps = make_body(arch)
     if head == 'fastai':
         from fastai.vision.learner import add_head # which imports fastai's training code
         return Network(*add_head(body, n_features, n_out, pool=has_maps))
-    return Network(body, linear_head(n_features*(1 + has_maps), n_out, pool=has_maps))
+    network = Network(body, linear_head(n_features*(1 + has_maps), n_out, pool=has_maps))
+    network.sizes = tuple(sizes)
+    return network
 
 # %% ../../nbs/api/model.backbone.ipynb #35371a03
 def not_finite(

@@ -20,18 +20,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load
 
 from .. import __version__
+from ..data.crops import check_sizes
 from ..data.images import listed
 from .backbone import HEADS, build_model, check_backbone, not_finite
 from .network import Network
 
 # %% ../../nbs/api/model.bundle.ipynb #a75f3a89
-FORMAT = 3 # 1 had no `head`, which was fastai's, 2 no `temperature` and `none_below`; older versions refuse a higher one
+FORMAT = 4 # 1 had no `head`, which was fastai's, 2 no `temperature` and `none_below`, 3 no `sizes`; a higher one is refused
 BUNDLE_FILES = 'model.safetensors', 'config.json', 'README.md'
 COLDEST = 1e-6 # temperature; far below, float32 has nothing but 0
 
 # %% ../../nbs/api/model.bundle.ipynb #d2608399
-_KEYS = dict(format_version=int, arch=str, head=str, weights=str, vocab=list, size=int, mean=list, std=list, sha256=str,
-             facts=dict)
+_KEYS = dict(format_version=int, arch=str, head=str, weights=str, vocab=list, size=int, sizes=list, mean=list, std=list,
+             sha256=str, facts=dict)
 _LATER = 'temperature', 'none_below' # which came with format 3
 
 def _refuse(file, why): raise ValueError(f"{file.name} in '{file.parent}' {why}; get the bundle again, or save it anew")
@@ -63,6 +64,7 @@ def check_config(
                          f'it was written by version {by!r}: pip install --upgrade pet-classifier')
     if found == 1: config.setdefault('head', 'fastai')
     if found in (1, 2): config = dict(temperature=1., none_below=None) | config
+    if found in (1, 2, 3): config = dict(sizes=[config.get('size')]) | config
     if lost := [k for k in (*_KEYS, *_LATER) if k not in config]: _refuse(file, f'lacks {listed(lost)}')
     if odd := [k for k, t in _KEYS.items() if type(config[k]) is not t]:
         _refuse(file, 'has ' + listed(f'{k} that is {type(config[k]).__name__}, expected {_KEYS[k].__name__}' for k in odd))
@@ -70,7 +72,10 @@ def check_config(
     if not 1 <= found <= FORMAT: _refuse(file, f'has format {found}, expected 1 to {FORMAT}')
     if not all(isinstance(v, str) and v for v in vocab) or len(vocab) < 2: _refuse(file, 'needs a vocab of two names at least')
     if twice := [v for v, n in Counter(vocab).items() if n > 1]: _refuse(file, f'has a class twice in its vocab: {listed(twice)}')
-    if not 8 <= config['size'] <= 4096: _refuse(file, f"has size {config['size']}, expected 8 to 4096 pixels")
+    try: sizes = check_sizes(config['sizes'])
+    except ValueError as e: _refuse(file, f'has an impossible size, {e}')
+    if list(sizes) != config['sizes'] or sizes[-1] != config['size']:
+        _refuse(file, f"has sizes {config['sizes']} and size {config['size']}, expected ascending ones that end with size")
     if config['head'] not in HEADS: _refuse(file, f"has head {config['head']!r}, expected one of {listed(HEADS)}")
     known = [config['temperature'], 0. if config['none_below'] is None else config['none_below']]
     if not all(type(v) in (int, float) and abs(v) < 1e6 for v in known) or not known[0] >= COLDEST:
@@ -78,7 +83,7 @@ def check_config(
     for k, low in dict(mean=0, std=1e-6).items():
         if len(config[k]) != 3 or not all(type(v) in (int, float) and low <= v <= 1000 for v in config[k]):
             _refuse(file, f'needs three numbers of at least {low} as {k}, one per colour')
-    try: check_backbone(config['arch'], config['size'])
+    try: [check_backbone(config['arch'], size) for size in sizes]
     except ValueError as e: _refuse(file, f'names an architecture that is not known here: {e}')
     return config
 
@@ -92,7 +97,7 @@ def check_weights(
     try:
         with safe_open(file, 'pt') as f: got = {k: tuple(f.get_slice(k).get_shape()) for k in f.keys()}
     except SafetensorError as e: _refuse(file, f'is not a whole safetensors file ({e})')
-    with torch.device('meta'): network = build_model(config['arch'], n, config['head'])
+    with torch.device('meta'): network = build_model(config['arch'], n, config['head'], config['sizes'])
     want = {k: tuple(v.shape) for k, v in network.state_dict().items()}
     wrong = [f"{k} is {got.get(k, 'missing')}, expected {want.get(k, 'none')}" for k in want | got if got.get(k) != want.get(k)]
     if wrong: _refuse(file, f"is not {config['arch']} for {n} classes; of its tensors {len(wrong)} differ: {listed(wrong, 2)}")
@@ -107,14 +112,15 @@ class Bundle:
     "A trained network, ready to answer, and what belongs to it"
     model:Network # on the CPU, in evaluation mode
     vocab:list[str] # the classes, in the order of the network's outputs
-    size:int # side of the square that it sees, in pixels
+    size:int # of the center crop that it takes, in pixels; `model.sizes` may have smaller ones, scaled from it
     mean:tuple # of red, green and blue, on a scale of 0 to 1
     std:tuple # of red, green and blue
     temperature:float # by which logits are divided before they become probabilities
     none_below:float|None # with no score above it, the answer is 'none of these'; None: always one of `vocab`
     config:dict # all of `config.json`
 
-    def __repr__(self): return f"{self.config['arch']} for {len(self.vocab)} classes at {self.size} px"
+    def __repr__(self):
+        return f"{self.config['arch']} for {len(self.vocab)} classes at {' and '.join(map(str, self.config['sizes']))} px"
 
 def bundle_id(
     bundle:Bundle, # loaded
@@ -139,7 +145,7 @@ def load_bundle(
     "The network in `folder`, once all that is needed is there and fits together"
     file, config_file = bundle_files(folder)
     state = check_weights(file, config := check_config(config_file))
-    with no_random(): model = build_model(config['arch'], len(config['vocab']), config['head'])
+    with no_random(): model = build_model(config['arch'], len(config['vocab']), config['head'], config['sizes'])
     model.load_state_dict(state)
     return Bundle(model.eval().to(memory_format=torch.channels_last), config['vocab'], config['size'],
                   tuple(config['mean']), tuple(config['std']), config['temperature'], config['none_below'], config)

@@ -91,17 +91,19 @@ class FeatureExtractor:
     ):
         self.model, self.size, self.preprocess, self.device, self.seed = model, size, preprocess, torch.device(device), seed
 
+    def _several(self): return dict(sizes=list(self.model.sizes)) if len(self.model.sizes) > 1 else {}
+
     def facts(self) -> dict: # plain values
         "Return what features depend on, besides the images and the precision"
         return dict(body=fingerprint(self.model[0]), fixed_layers=str(split_head(self.model[1])[0]), size=self.size,
-                    mean=list(self.preprocess.mean), std=list(self.preprocess.std))
+                    mean=list(self.preprocess.mean), std=list(self.preprocess.std), **self._several())
 
     @property
     def name(self) -> str|None: # None: nothing is cached
         "The name of the file of these features in the cache"
         if (key := getattr(self.preprocess, 'key', None)) is None: return None
         facts = (fingerprint(self.model[0]), split_head(self.model[1])[0], self.size, key, self.seed, self.model.runs_in_bf16,
-                 self.device.type)
+                 self.device.type, *self._several().values())
         return f'features-{sha256(repr(facts).encode()).hexdigest()[:32]}.npz'
 
     def compute(self,
@@ -109,14 +111,14 @@ class FeatureExtractor:
         bs:int|None=None, # images per batch; None: 32 on the CPU, 256 on a GPU
     ) -> torch.Tensor: # float32, one row per image
         "Compute the features of `files`, without the cache"
-        from pet_classifier.core.console import counted
+        from pet_classifier.core.console import progress_bar
         files, (pool, rest), gpu = list(files), split_head(self.model[1]), self.device.type == 'cuda'
         bs = bs or (256 if gpu else 32)
         features = torch.empty(len(files), next(rest.parameters()).shape[-1], pin_memory=gpu) # once: there may be many
         with no_random(self.seed), fast_math(self.device), evaluating(self.model.to(self.device)):
-            for i in counted(range(0, len(files), bs), each=bs):
+            for i in progress_bar(range(0, len(files), bs), each=bs):
                 x = self.preprocess(send(load_images(files[i:i+bs], self.size), self.device))
-                features[i:i+bs].copy_(pool(self.model.features(x)), non_blocking=True)
+                features[i:i+bs].copy_(self.model.pooled(x, pool), non_blocking=True)
             if gpu: torch.cuda.synchronize(self.device)
         return features
 

@@ -12,8 +12,12 @@ import torch
 from torch import nn
 
 from .bundle import Bundle
+from .network import Network
 
 # %% ../../nbs/api/model.inference.ipynb #4c79adbd
+class _PlainNetwork(Network):
+    def features(self, x): return self[0](x)
+
 class InferenceModel(nn.Module):
     "Map uint8 images (n x 3 x size x size) to logits (n x classes)"
     def __init__(self, bundle:Bundle):
@@ -31,7 +35,8 @@ def plain_inference_model(
 ) -> InferenceModel: # float32, in evaluation mode
     "Return an inference model without what only torch understands (autocast, fused attention), for conversion to other formats"
     model = InferenceModel(bundle)
-    model.network = nn.Sequential(*copy.deepcopy(bundle.model))
+    model.network = _PlainNetwork(*copy.deepcopy(bundle.model))
+    model.network.sizes = bundle.model.sizes
     for layer in map(vars, model.modules()):
         if 'fused_attn' in layer: layer['fused_attn'] = False
     return model.eval()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BEGUN', 'IMAGES', 'LAST', 'RunConfig', 'content_hash', 'stands_on', 'names_below', 'image_record',
            'check_same_images', 'absolute', 'check_out', 'check_apart', 'check_options', 'recorded_split', 'has_split',
-           'note_run', 'as_it_was', 'is_finished', 'finish']
+           'decided_epochs', 'note_run', 'as_it_was', 'is_finished', 'finish']
 
 # %% ../../nbs/api/runs.folder.ipynb #51d2c91c
 import json
@@ -21,34 +21,40 @@ from typing import Any
 import pandas as pd
 
 from ..core.files import is_stale_folder, write_csv, write_json
+from ..data.crops import check_sizes
 from ..data.images import ImageProblem, listed
-from ..data.splits import check_split, load_split, save_split
+from ..data.splits import PARTS, load_split, save_split
 
 # %% ../../nbs/api/runs.folder.ipynb #1a5869da
 @dataclass(frozen=True)
 class RunConfig:
     "Options that determine the result of a run; the fields are parameters of `train_run`"
     arch: str = 'resnet34'
-    size: int = 224
+    size: int|tuple = 224 # several are ascending
     pattern: str|None = None
     file_col: str|None = None
     label_col: str|None = None
     root: str|os.PathLike|None = None
     split: str|os.PathLike|None = None
-    valid_pct: float = 0.2
+    valid_pct: float|None = None
     seed: int = 2
     head_epochs: int|None = None
-    epochs: int = 2
+    epochs: int|None = None
     lr: Any = field(default_factory=lambda: slice(1e-6, 1e-4)) # a float or a slice, as in `fine_tune`
     weights: str|os.PathLike = 'imagenet'
     balance: bool = False
-    test: str|os.PathLike|None = None
+    test: str|os.PathLike|float|None = None
+    refit: bool = True
+    folds: int = 5
+    group_pattern: str|None = None
+    group_seconds: float|None = None
 
     def options(self) -> dict: # option -> its value as text, '' for a flag
         "Return the equivalent command-line options"
         lr = self.lr
         rates = f'{lr.start:g}:{lr.stop:g}' if isinstance(lr, slice) and lr.start else f'{getattr(lr, "stop", lr):g}'
-        values = {k: v for k, v in (vars(self) | dict(lr=rates)).items() if v is not None and v is not False}
+        known = vars(self) | dict(lr=rates, size=','.join(map(str, check_sizes(self.size))), refit=None, no_refit=not self.refit)
+        values = {k: v for k, v in known.items() if v is not None and v is not False}
         return {f'--{k.replace("_", "-")}': '' if v is True else str(v) for k, v in values.items()}
 
     def command(self,
@@ -88,15 +94,16 @@ def names_below(
     return [Path(f).relative_to(root).as_posix() for f in files]
 
 def image_record(
-    table:pd.DataFrame, # columns `file`, `label`, `is_valid`
+    table:pd.DataFrame, # columns `file`, `label`, `is_valid`, optionally those of `PARTS`
     root:Path, # common folder of all images
-) -> pd.DataFrame: # columns `file`, `label`, `is_valid`, `sha256`
+) -> pd.DataFrame: # the same columns, and `sha256`
     "Return the record of a run's images: label, side of the split, content hash"
     def one(file):
         try: return content_hash(file)
         except OSError as e: raise ImageProblem(file, f'cannot be read: {e.strerror}') from e
     with ThreadPoolExecutor(os.cpu_count()) as pool: hashes = list(pool.map(one, table.file))
-    return table[['label', 'is_valid']].assign(file=names_below(table.file, root), sha256=hashes)
+    columns = ['label', 'is_valid', *(c for c in PARTS if c in table)]
+    return table[columns].assign(file=names_below(table.file, root), sha256=hashes)
 
 # %% ../../nbs/api/runs.folder.ipynb #46426ac2
 def check_same_images(
@@ -178,12 +185,14 @@ def recorded_split(
     "Return `table` with the split of the run in `out`; raise a `ValueError` if its images differ"
     if not (out/IMAGES).is_file(): return None
     then = pd.read_csv(out/IMAGES, dtype=str, keep_default_na=False, encoding='utf-8', encoding_errors='surrogateescape')
-    if list(then) != ['label', 'is_valid', 'file', 'sha256']: raise ValueError(f"'{out/IMAGES}' is damaged: start a new run")
+    if not {'label', 'is_valid', 'file', 'sha256'} <= {*then}: raise ValueError(f"'{out/IMAGES}' is damaged: start a new run")
     then['is_valid'] = then.is_valid == 'True'
     flags = dict(zip(then.file, then.is_valid)) # a split in the table is compared too
     if 'is_valid' not in table: table = table.assign(is_valid=[flags.get(n, False) for n in names_below(table.file, root)])
     check_same_images(out, then, image_record(table, root))
-    return check_split(table)
+    rows = then.set_index('file').loc[names_below(table.file, root)]
+    parts = {c: (rows[c] == 'True' if c == 'test' else rows[c].astype(int)).to_numpy() for c in PARTS if c in rows}
+    return table.drop(columns=PARTS, errors='ignore').assign(**parts)
 
 def has_split(
     out:Path, # folder of the run
@@ -191,18 +200,27 @@ def has_split(
     root:Path, # common folder of all images
 ) -> bool: # False: it was changed or deleted
     "Return whether split.csv in `out` is the recorded split"
-    try: return bool((load_split(table, out/'split.csv', root).is_valid == table.is_valid).all())
+    plain = table.drop(columns=PARTS, errors='ignore')
+    columns = [*plain, *(c for c in PARTS if c in table)]
+    try: return load_split(plain, out/'split.csv', root, keep_test=True).equals(table[columns])
     except (ValueError, OSError): return False
+
+def decided_epochs(
+    out:Path, # folder of the run, which was begun
+) -> int|None: # None: it is not noted
+    "Return for how many epochs the run in `out` fine-tunes"
+    return json.loads((out/BEGUN).read_text(encoding='utf-8')).get('epochs')
 
 def note_run(
     out:Path, # folder of the run
     config:RunConfig, # options of the run
-    table:pd.DataFrame, # columns `file`, `label`, `is_valid`
+    table:pd.DataFrame, # columns `file`, `label`, `is_valid`, optionally those of `PARTS`
     root:Path, # common folder of all images
+    epochs:int|None=None, # epochs of fine-tuning; None: those of `config`
 ):
     "Write run.json, split.csv and, last, checkpoints/images.csv"
     record = image_record(table, root)
-    write_json(out/BEGUN, dict(format_version=_FORMAT, options=stands_on(config)))
+    write_json(out/BEGUN, dict(format_version=_FORMAT, options=stands_on(config), epochs=epochs))
     save_split(table, out/'split.csv', root)
     write_csv(out/IMAGES, record)
 

@@ -19,6 +19,7 @@ from .folder import absolute
 # %% ../../nbs/api/runs.results.ipynb #119d77b2
 _NUMBER = (int, float)
 _KEYS = dict(data=str, data_licence=str, arch=str, weights=str, size=int, seed=int, train=int, valid=int, left_out=int,
+             evaluation=str, error_rate=_NUMBER, error_low=_NUMBER, error_high=_NUMBER, effective_images=_NUMBER, refit=bool,
              stage=str, epochs=int, temperature=_NUMBER, none_below=_NUMBER, root=str, seconds=_NUMBER, command=str,
              versions=dict, created=str)
 
@@ -81,7 +82,7 @@ def image_folder(
 def read_run(
     run, # folder of a run
     data=None, # folder of the images, if they have moved
-) -> tuple: # (metrics, history, `PetInterpretation`, {'issues': DataFrame or None, 'duplicates': DataFrame or None})
+) -> tuple: # (metrics, history, `PetInterpretation`, {'label_issues': DataFrame or None, 'duplicates': DataFrame or None})
     "Return the checked results of a run"
     run = Path(run)
     if missing := [n for n in ('metrics.json', 'history.csv', 'predictions.csv', 'model/config.json') if not (run/n).is_file()]:
@@ -91,7 +92,8 @@ def read_run(
     if not names: raise ValueError(f"predictions.csv in '{run}' is empty")
     try: interp = load_predictions(run/'predictions.csv', image_folder(run, metrics, names, data))
     except ValueError as e: raise ValueError(f"predictions.csv in '{run}' cannot be used: {e}") from e
-    columns = dict(issues=(('file', 'label', 'predicted_label'), ('self_confidence', 'predicted_probability'), ('is_issue',)),
+    columns = dict(label_issues=(('file', 'label', 'predicted_label'), ('self_confidence', 'predicted_probability'),
+                                 ('is_issue',)),
                    duplicates=(('file', 'other'), (), ('across_split',)))
     tables = {k: read_table(run/f'{k}.csv', *v) if (run/f'{k}.csv').is_file() else None for k, v in columns.items()}
     history = read_table(run/'history.csv', ('stage',), ('train_loss', 'valid_loss'))

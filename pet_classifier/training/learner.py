@@ -44,7 +44,7 @@ def normalized(
     valid = [t for t in train if not isinstance(t, RandTransform)] # which would pass images on, slowly
     res = PetLoaders(dls.train.new(after_batch=train), dls.valid.new(after_batch=valid), path=dls.path, device=dls.device)
     for new, old in zip(res.loaders, dls.loaders): new.rng.setstate(old.rng.getstate()) # the order of the images stays
-    res.size = dls.size
+    res.size, res.sizes = dls.size, dls.sizes
     return res
 
 # %% ../../nbs/api/training.learner.ipynb #d1f2dc40
@@ -94,12 +94,13 @@ def pet_learner(
     balance:bool=False, # let each class count alike, however many images it has?
 ) -> Learner: # with its body frozen if it is pretrained, and a `backbone` that says what it is
     "A fastai `Learner`: a pretrained body, a new head for the classes of `dls`, and the right normalisation"
-    arch = check_backbone(arch, dls.size)
+    for size in dls.sizes: arch = check_backbone(arch, size)
     state, what = (None, 'none') if weights == 'none' else pretrained_state(arch, weights)
     mean, std = color_stats(arch)
     if dls.device.type == 'cpu': keep_freed_memory()
     with no_random(seed):
-        model = build_model(arch, len(dls.vocab), head).to(memory_format=torch.channels_last) # the order that convolves fastest
+        model = build_model(arch, len(dls.vocab), head, dls.sizes)
+        model = model.to(memory_format=torch.channels_last) # the order that convolves fastest
         set_precision(model, precision, dls.device)
         learn = Learner(normalized(dls, mean, std), model, opt_func=default_optimizer(dls.device), metrics=metrics,
                         train_bn=False, loss_func=CrossEntropyLossFlat(weight=class_weights(dls) if balance else None),

@@ -1,4 +1,4 @@
-"What is printed where: errors of any class, warnings, closed streams, Ctrl-C at every moment, control characters in names."
+"Output of the command line: errors of any class, warnings, closed streams, Ctrl-C, control characters in names."
 import errno
 import os
 import signal
@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 
 from pet_classifier.cli import main
-from pet_classifier.core.console import Steady, exit_code, file_to_write, print_table, say, shown_warnings, stage
+from pet_classifier.core.console import SafeStream, exit_code, file_to_write, print_table, say, shown_warnings, stage
 
 posix = pytest.mark.skipif(os.name == 'nt', reason='needs a POSIX system')
 
 
 class Panic(BaseException):
-    "As those of libraries written in Rust: no `Exception`"
+    "Like panics of libraries written in Rust: not an `Exception`"
 
 
 ERRORS = [
@@ -40,7 +40,7 @@ def test_any_exception_is_one_line_and_exit_code_2(error, monkeypatch, capsys, t
     assert err.startswith('Traceback') and 'in fail' in err and err.splitlines()[-1].startswith('error: ')
 
 
-def test_expected_errors_are_said_as_they_are_and_others_with_their_class(capsys):
+def test_expected_errors_print_their_message_and_others_their_class(capsys):
     def raises(error):
         def command(): raise error
         return command
@@ -52,18 +52,18 @@ def test_expected_errors_are_said_as_they_are_and_others_with_their_class(capsys
     assert system == "error: 'a\\nb.jpg': Permission denied"
 
 
-def test_an_interrupt_is_a_word_and_130(capsys):
+def test_an_interrupt_prints_one_word_and_returns_130(capsys):
     def command(): raise KeyboardInterrupt
     assert exit_code(command) == 130 and capsys.readouterr().err == 'interrupted\n'
 
 
-def test_version_stands_on_the_root(capsys):
+def test_version_is_an_option_of_the_root_command(capsys):
     from pet_classifier import __version__
     assert main(['--version']) == 0 and capsys.readouterr().out == f'pet-classifier {__version__}\n'
 
 
 def program(code, shell='', **kwargs):
-    "A process that runs `run` with `code` as its `main`, without anything heavy; `shell` stands behind the command"
+    "Start a process that runs `entry.run` with `code` as `main`; `shell` is appended to the command"
     code = ('import sys, types\nfrom pet_classifier import entry\nfrom pet_classifier.core import console\n'
             'cli = sys.modules["pet_classifier.cli"] = types.ModuleType("cli")\n'
             f'def main():\n    {code}\ncli.main = main\nentry.run()')
@@ -73,7 +73,7 @@ def program(code, shell='', **kwargs):
 
 @posix
 @pytest.mark.parametrize('shell', ['>&-', '2>&-', '<&-', '<&- >&- 2>&-', '>&- 2>&-'])
-def test_closed_streams_are_no_error(shell, tmp_path):
+def test_closed_streams_are_not_an_error(shell, tmp_path):
     code = 'print("x"); print("y", file=sys.stderr); sys.stdout.isatty(); open("done", "w").write("1"); return 1'
     p = program(code, shell, cwd=tmp_path, env=dict(os.environ, PYTHONPATH=os.pathsep.join(map(os.path.abspath, sys.path))))
     out, err = p.communicate(timeout=60)
@@ -82,18 +82,18 @@ def test_closed_streams_are_no_error(shell, tmp_path):
 
 
 @posix
-def test_a_reader_that_leaves_ends_nothing(tmp_path):
-    code = '[print(i, flush=True) for i in range(100000)]; print("said", file=sys.stderr); return 0'
+def test_a_closed_pipe_does_not_end_the_program(tmp_path):
+    code = '[print(i, flush=True) for i in range(100000)]; print("message", file=sys.stderr); return 0'
     p = program(code, '| head -1')
     out, err = p.communicate(timeout=60)
-    assert (out, err) == ('0\n', 'said\n')
+    assert (out, err) == ('0\n', 'message\n')
 
 
 @posix
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='needs /dev/full')
-def test_a_full_disk_behind_standard_output_is_told_at_the_end(capsys, monkeypatch):
+def test_a_full_disk_behind_standard_output_is_reported_at_the_end(capsys, monkeypatch):
     with open('/dev/full', 'w') as full:
-        monkeypatch.setattr(sys, 'stdout', steady := Steady(full))
+        monkeypatch.setattr(sys, 'stdout', steady := SafeStream(full))
         done = []
         def command():
             for _ in range(3): print('x'*100_000, flush=True)
@@ -103,24 +103,24 @@ def test_a_full_disk_behind_standard_output_is_told_at_the_end(capsys, monkeypat
     assert capsys.readouterr().err == 'error: standard output is not complete: No space left on device\n'
 
 
-def gone():
-    "A stream whose reader has left"
+def closed_pipe():
+    "Return a stream whose reader has closed it"
     read, written = os.pipe()
     os.close(read)
-    return Steady(os.fdopen(written, 'w', encoding='ascii'))
+    return SafeStream(os.fdopen(written, 'w', encoding='ascii'))
 
 
 @posix
-def test_training_goes_on_when_nobody_reads(tiny_folder, tiny_weights, tmp_path, monkeypatch):
-    for stream in 'stdout', 'stderr': monkeypatch.setattr(sys, stream, gone())
+def test_training_continues_when_the_output_pipe_is_closed(tiny_folder, tiny_weights, tmp_path, monkeypatch):
+    for stream in 'stdout', 'stderr': monkeypatch.setattr(sys, stream, closed_pipe())
     words = ['--arch', 'test_resnet', '--weights', tiny_weights, '--size', 32, '--head-epochs', 1, '--epochs', 0]
     code = main([str(w) for w in ('train', tiny_folder, '--out', tmp_path/'run', *words)])
     assert code == 0 and (tmp_path/'run'/'model'/'config.json').is_file() and sys.stdout.error is None
 
 
 @posix
-def test_what_an_encoding_lacks_is_escaped(tmp_path):
-    with open(tmp_path/'out', 'w', encoding='ascii', errors='strict') as f: print('caf\udce9 \u732b', file=Steady(f))
+def test_characters_missing_in_the_encoding_are_escaped(tmp_path):
+    with open(tmp_path/'out', 'w', encoding='ascii', errors='strict') as f: print('caf\udce9 \u732b', file=SafeStream(f))
     assert (tmp_path/'out').read_text() == 'caf\\udce9 \\u732b\n'
 
 
@@ -134,19 +134,19 @@ def test_ctrl_c_while_the_command_line_is_imported(tmp_path):
 
 
 @posix
-@pytest.mark.parametrize('raised, code, said', [('KeyboardInterrupt', 130, 'interrupted\n'),
+@pytest.mark.parametrize('raised, code, message', [('KeyboardInterrupt', 130, 'interrupted\n'),
     ('ImportError("no\\npandas")', 2, 'error: ImportError: no\\npandas (unexpected: `pet-classifier --debug` '
      'before the command shows where)\n')])
-def test_what_ends_the_import_of_pandas_is_one_line(raised, code, said, tmp_path):
+def test_a_failed_import_of_pandas_is_reported_in_one_line(raised, code, message, tmp_path):
     (tmp_path/'pandas.py').write_text(f'raise {raised}')
     path = os.pathsep.join([str(tmp_path), *map(os.path.abspath, sys.path)])
     done = subprocess.run([sys.executable, '-c', 'from pet_classifier.entry import run; run()', 'cache'], capture_output=True,
                           text=True, env=dict(os.environ, PYTHONPATH=path))
-    assert (done.returncode, done.stdout, done.stderr) == (code, '', said)
+    assert (done.returncode, done.stdout, done.stderr) == (code, '', message)
 
 
 @posix
-def test_ctrl_c_in_a_callback_is_not_lost():
+def test_ctrl_c_in_a_weakref_callback_is_not_lost():
     p = program('import time, weakref\n    def stop(ref): raise KeyboardInterrupt\n    class A: pass\n    a = A()\n'
                 '    ref = weakref.ref(a, stop)\n    del a\n    return console.exit_code(lambda: time.sleep(60))')
     out, err = p.communicate(timeout=50)
@@ -154,7 +154,7 @@ def test_ctrl_c_in_a_callback_is_not_lost():
 
 
 @posix
-def test_ctrl_c_when_all_is_done_has_no_traceback():
+def test_ctrl_c_after_the_work_has_no_traceback():
     p = program('import threading, time\n    threading.Thread(target=time.sleep, args=[60]).start(); print("done", flush=True)')
     assert p.stdout.readline() == 'done\n'
     time.sleep(0.3)
@@ -163,7 +163,7 @@ def test_ctrl_c_when_all_is_done_has_no_traceback():
     assert p.returncode in (-signal.SIGINT, 130) and not err
 
 
-def test_our_warnings_are_a_line_once_and_those_of_others_are_not_shown(capsys, monkeypatch):
+def test_own_warnings_are_printed_once_and_others_hidden(capsys, monkeypatch):
     ours = 'import warnings\ndef warn(text): warnings.warn(text, stacklevel=2)'
     exec(ours, module := dict(__name__='pet_classifier.model.features'))  # noqa: S102
     with shown_warnings():
@@ -173,7 +173,7 @@ def test_our_warnings_are_a_line_once_and_those_of_others_are_not_shown(capsys, 
     assert capsys.readouterr().err == 'warning: the features are not kept:\\nno room\n'
 
 
-def test_a_stage_is_said_on_a_terminal_only(capsys, monkeypatch):
+def test_a_stage_is_printed_on_a_terminal_only(capsys, monkeypatch):
     stage('loading')
     assert capsys.readouterr() == ('', '')
     monkeypatch.setattr(sys.stderr, 'isatty', lambda: True)
@@ -195,12 +195,12 @@ def test_no_control_character_is_printed(name, terminal, capsys, monkeypatch):
 
 
 @posix
-def test_what_is_no_file_is_not_replaced(tmp_path):
+def test_pipes_and_folders_are_not_replaced(tmp_path):
     os.mkfifo(tmp_path/'fifo.csv')
     (tmp_path/'old.csv').touch()
     wrong = (tmp_path/'fifo.csv', 'a pipe or a device'), (tmp_path, 'is a folder'), (tmp_path/'old.csv'/'x', 'old.csv')
-    for there, said in wrong:
-        with pytest.raises((ValueError, OSError), match=said): file_to_write(there)
+    for there, message in wrong:
+        with pytest.raises((ValueError, OSError), match=message): file_to_write(there)
     assert file_to_write(tmp_path/'new'/'new.csv') == tmp_path/'new'/'new.csv'
     (tmp_path/'link.csv').symlink_to(tmp_path/'fifo.csv')
     assert file_to_write(tmp_path/'old.csv', '.csv') == tmp_path/'old.csv'

@@ -1,4 +1,4 @@
-"What is written is written whole or not at all."
+"Files and folders are written atomically."
 import errno
 import json
 import os
@@ -25,7 +25,7 @@ def names(folder): return sorted(f.name for f in folder.iterdir())
 
 @pytest.fixture
 def full_disk(monkeypatch):
-    "Flushing fails as it does on a full disk."
+    "Make fsync fail as on a full disk."
     def fsync(fd): raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     monkeypatch.setattr(os, 'fsync', fsync)
 
@@ -42,7 +42,7 @@ def test_cache_dir_by_default_is_the_users(tmp_path, monkeypatch):
     assert cache_dir() == tmp_path/'pet_classifier'
 
 
-def test_replacing_gives_a_path_beside_with_the_same_name(tmp_path):
+def test_atomic_write_yields_a_path_with_the_same_name_beside(tmp_path):
     file = tmp_path/'new'/'weights.safetensors'
     with atomic_write(file) as p:
         assert (p.parent.parent, p.name) == (file.parent, file.name)
@@ -53,7 +53,7 @@ def test_replacing_gives_a_path_beside_with_the_same_name(tmp_path):
 
 @pytest.mark.parametrize('stop', [ValueError, KeyboardInterrupt, SystemExit, OSError])
 @pytest.mark.parametrize('old', [True, False])
-def test_replacing_leaves_the_old_file(tmp_path, stop, old):
+def test_atomic_write_keeps_the_old_file_after_an_error(tmp_path, stop, old):
     file = tmp_path/'a.txt'
     if old: file.write_text('old')
     with pytest.raises(stop):
@@ -64,7 +64,7 @@ def test_replacing_leaves_the_old_file(tmp_path, stop, old):
     if old: assert file.read_text() == 'old'
 
 
-def test_replacing_flushes_before_it_moves(tmp_path, monkeypatch):
+def test_atomic_write_flushes_before_renaming(tmp_path, monkeypatch):
     done = []
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(os, 'fsync', lambda fd: (done.append('fsync'), fsync(fd)))
@@ -73,7 +73,7 @@ def test_replacing_flushes_before_it_moves(tmp_path, monkeypatch):
     assert done[:2] == ['fsync', 'replace']
 
 
-def test_a_full_disk_is_said_and_the_old_file_stays(tmp_path, full_disk):
+def test_a_full_disk_is_reported_and_the_old_file_stays(tmp_path, full_disk):
     (tmp_path/'a.csv').write_text('old')
     with pytest.raises(OSError) as e: write_csv(tmp_path/'a.csv', pd.DataFrame({'x': [1]}))
     assert e.value.errno == errno.ENOSPC
@@ -113,14 +113,14 @@ def test_an_unwritable_folder(tmp_path):
     finally: tmp_path.chmod(0o700)
 
 
-def test_nothing_written_is_an_error_and_not_an_empty_file(tmp_path):
+def test_writing_nothing_is_an_error(tmp_path):
     (tmp_path/'a.txt').write_text('old')
     with pytest.raises(FileNotFoundError, match="cannot write 'a.txt'"):
         with atomic_write(tmp_path/'a.txt'): pass
     assert (tmp_path/'a.txt').read_text() == 'old'
 
 
-def test_errors_that_are_not_the_disks_pass_through(tmp_path):
+def test_other_errors_pass_through(tmp_path):
     with pytest.raises(ConnectionRefusedError) as e:
         with atomic_write(tmp_path/'a.txt'): raise ConnectionRefusedError(errno.ECONNREFUSED, 'refused')
     assert 'cannot write' not in str(e.value)
@@ -134,14 +134,14 @@ def test_a_link_is_followed(tmp_path):
     assert (tmp_path/'a.txt').is_symlink() and (tmp_path/'real'/'a.txt').read_text() == 'new'
 
 
-def test_replacing_dir_swaps_whole_folders(tmp_path):
+def test_atomic_write_dir_replaces_the_whole_folder(tmp_path):
     for name in 'first', 'second':
         with atomic_write_dir(tmp_path/'deep'/'model') as d: (d/name).write_text(name)
     assert names(tmp_path/'deep') == ['model'] and names(tmp_path/'deep'/'model') == ['second']
 
 
 @pytest.mark.parametrize('stop', [ValueError, KeyboardInterrupt])
-def test_replacing_dir_leaves_the_old_folder(tmp_path, stop):
+def test_atomic_write_dir_keeps_the_old_folder_after_an_error(tmp_path, stop):
     with atomic_write_dir(tmp_path/'model') as d: (d/'old').touch()
     with pytest.raises(stop):
         with atomic_write_dir(tmp_path/'model') as d:
@@ -151,7 +151,7 @@ def test_replacing_dir_leaves_the_old_folder(tmp_path, stop):
     assert names(tmp_path) == ['model'] and names(tmp_path/'model') == ['old']
 
 
-def test_replacing_dir_on_a_full_disk(tmp_path, full_disk):
+def test_atomic_write_dir_on_a_full_disk(tmp_path, full_disk):
     (tmp_path/'model').mkdir()
     (tmp_path/'model'/'old').touch()
     with pytest.raises(OSError, match="cannot write 'model'.*No space left.*untouched"):
@@ -159,7 +159,7 @@ def test_replacing_dir_on_a_full_disk(tmp_path, full_disk):
     assert names(tmp_path) == ['model'] and names(tmp_path/'model') == ['old']
 
 
-def test_replacing_dir_puts_the_old_folder_back_when_the_move_fails(tmp_path, monkeypatch):
+def test_atomic_write_dir_puts_the_old_folder_back_if_the_rename_fails(tmp_path, monkeypatch):
     (tmp_path/'model').mkdir()
     (tmp_path/'model'/'old').touch()
     replace, calls = os.replace, []
@@ -174,7 +174,7 @@ def test_replacing_dir_puts_the_old_folder_back_when_the_move_fails(tmp_path, mo
     assert names(tmp_path) == ['model'] and names(tmp_path/'model') == ['old']
 
 
-def test_replacing_dir_does_not_eat_a_file(tmp_path):
+def test_atomic_write_dir_does_not_replace_a_file(tmp_path):
     (tmp_path/'model').write_text('mine')
     with pytest.raises(NotADirectoryError, match="cannot write 'model'"):
         with atomic_write_dir(tmp_path/'model') as d: (d/'new').touch()
@@ -205,7 +205,7 @@ ODD = ['a b.jpg', 'quote".jpg', "it's.jpg", 'comma,.jpg', 'line\nend.jpg', 'retu
        'caf\udce9.jpg', 'NA', ' x ']
 
 
-def test_write_csv_brings_every_name_back(tmp_path):
+def test_write_csv_preserves_every_name(tmp_path):
     write_csv(tmp_path/'a.csv', pd.DataFrame({'file': ODD, 'p': range(len(ODD))}))
     assert b'\r\n' not in (tmp_path/'a.csv').read_bytes()
     back = pd.read_csv(tmp_path/'a.csv', keep_default_na=False, encoding_errors='surrogateescape')
@@ -219,7 +219,7 @@ SHOWN = {
 
 
 @pytest.mark.parametrize('text', SHOWN)
-def test_a_name_is_shown_in_one_harmless_line(text):
+def test_printable_gives_one_printable_line(text):
     shown = SHOWN[text] or text
     assert printable(text) == shown and printable(Path('x')/text) == f'x{os.sep}{shown}'
     assert printable(text).encode() and len(printable(text).splitlines()) == 1
@@ -242,7 +242,7 @@ MINE = ['.diary-20251126.txt', '.photos-20251126', '.tmpabc123', '.a-0123abcd', 
 
 
 @pytest.mark.parametrize('name', MINE)
-def test_no_file_of_the_users_own_is_ever_deleted(tmp_path, name):
+def test_files_of_the_user_are_never_deleted(tmp_path, name):
     for folder in tmp_path, tmp_path/'sub':
         folder.mkdir(exist_ok=True)
         (folder/name).mkdir() if name.endswith(('26', 'd')) else (folder/name).write_text('mine')
@@ -252,7 +252,7 @@ def test_no_file_of_the_users_own_is_ever_deleted(tmp_path, name):
 
 
 def left_by(folder, where=None, pid=2**22+1, age=0):
-    "What a process `pid` left in `folder`, `age` seconds ago"
+    "Create the temporary folder of a process `pid` in `folder`, `age` seconds ago"
     place = folder/f'{stale_files._MARK}{where or stale_files._here()}-{pid}-0123abcd'
     place.mkdir(parents=True)
     (place/'a.txt').write_text('half')
@@ -263,7 +263,7 @@ def left_by(folder, where=None, pid=2**22+1, age=0):
 @pytest.mark.skipif(os.name == 'nt', reason='a process cannot be asked whether it lives')
 @pytest.mark.parametrize('kwargs, stays', [(dict(), False), (dict(pid=os.getpid(), age=10**6), True), (dict(where='0'*8), True),
                                            (dict(where='0'*8, age=90_000), False), (dict(pid=2**80), True)])
-def test_what_a_dead_process_left_goes_at_the_next_write(tmp_path, kwargs, stays):
+def test_stale_folders_are_deleted_at_the_next_write(tmp_path, kwargs, stays):
     near, deep = left_by(tmp_path, **kwargs), left_by(tmp_path/'sub', **kwargs)
     write_text(tmp_path/'b.txt', 'new')
     assert near.exists() == stays and deep.exists()
@@ -290,7 +290,7 @@ def test_a_file_keeps_its_mode(tmp_path, mode):
     (tmp_path/'a.txt').chmod(mode)
     with atomic_write(tmp_path/'a.txt') as p:
         p.write_text('new')
-        assert p.parent.stat().st_mode & 0o777 == 0o700  # nobody else reads it meanwhile
+        assert p.parent.stat().st_mode & 0o777 == 0o700  # private while it is being written
     assert (tmp_path/'a.txt').stat().st_mode & 0o7777 == mode
     (tmp_path/'a.txt').chmod(0o600)
     assert (tmp_path/'a.txt').read_text() == 'new'
@@ -336,7 +336,7 @@ def test_a_fifo_or_a_device_is_not_replaced(tmp_path, make, kind):
 @posix
 @pytest.mark.parametrize('exchange', [True, False])
 @pytest.mark.parametrize('calls', [1, 2])
-def test_a_folder_is_old_or_new_and_never_gone_after_a_kill(tmp_path, monkeypatch, exchange, calls):
+def test_a_folder_is_old_or_new_after_a_kill(tmp_path, monkeypatch, exchange, calls):
     with atomic_write_dir(tmp_path/'model') as d: (d/'a').write_text('old')
     if not exchange: monkeypatch.setattr(files, '_exchange', lambda a, b: False)
     if (pid := os.fork()) == 0:
@@ -350,13 +350,13 @@ def test_a_folder_is_old_or_new_and_never_gone_after_a_kill(tmp_path, monkeypatc
         os._exit(0)
     os.waitpid(pid, 0)
     if exchange and (tmp_path/'model').exists(): assert (tmp_path/'model'/'a').read_text() in ('old', 'new')
-    else: remove_stale_folders(tmp_path)  # the next start
+    else: remove_stale_folders(tmp_path)  # cleanup at the next start
     assert (tmp_path/'model'/'a').read_text() == ('new' if exchange else 'old')
     with atomic_write_dir(tmp_path/'model') as d: (d/'a').write_text('newer')
     assert names(tmp_path) == ['model'] and (tmp_path/'model'/'a').read_text() == 'newer'
 
 
-def test_a_lock_that_another_machine_left_is_named_with_the_way_out(tmp_path):
+def test_a_stale_lock_of_another_machine_is_named_with_the_way_out(tmp_path):
     with files.folder_lock(tmp_path, 'the table'):
         with pytest.raises(BlockingIOError, match=f"another process is writing the table: wait .*delete '{tmp_path}/.lock'"):
             with files.folder_lock(tmp_path, 'the table'): pass

@@ -1,4 +1,4 @@
-"An unknown keyword is refused, and an old one answered with today's."
+"Unknown keywords are refused, and former ones answered with the current name."
 import re
 from inspect import signature
 
@@ -17,7 +17,7 @@ from pet_classifier.training.lr_finder import find_lr
 
 LABELLING = [getattr(labels, name) for name in labels.__all__ if name.startswith('label_') or name == 'preview_pattern']
 REFUSING = [*LABELLING, random_split, loaders, PetLoaders.show_batch, pet_learner, fit_head, find_lr, fine_tune, train_run]
-STEPS = [f for f in REFUSING if f is not train_run]  # whose words are in the tables
+STEPS = [f for f in REFUSING if f is not train_run]  # whose keywords are in the tables
 
 OWNERS = {f.__name__: f for f in (*REFUSING, Augment)}
 
@@ -27,32 +27,32 @@ def known(func): return [p for p in signature(func).parameters if p != 'self']
 
 @pytest.mark.parametrize('func', REFUSING, ids=lambda f: f.__name__)
 def test_an_unknown_keyword_is_refused_before_anything_is_done(func):
-    said = f"{func.__name__}() has no keyword 'nonsense': it knows {', '.join(known(func))}"
-    with pytest.raises(TypeError, match=re.escape(said)): func(None, nonsense=1)
+    message = f"{func.__name__}() has no keyword 'nonsense': expected one of {', '.join(known(func))}"
+    with pytest.raises(TypeError, match=re.escape(message)): func(None, nonsense=1)
 
 
 @pytest.mark.parametrize('func', STEPS, ids=lambda f: f.__name__)
 @pytest.mark.parametrize('name', KEYWORDS)
-def test_an_old_keyword_is_refused_with_todays_and_where_it_belongs(func, name):
+def test_a_former_keyword_is_refused_with_the_current_one_and_its_function(func, name):
     theirs, todays = KEYWORDS[name]
     with pytest.raises(TypeError, match=re.escape(f'{func.__name__}() has no keyword {name!r}: ')) as caught:
         func(None, **{name: 1})
-    said = str(caught.value)
-    assert theirs in said and todays in said
-    assert todays in known(func) or f'given to {BELONGS[todays]}()' in said
+    message = str(caught.value)
+    assert theirs in message and todays in message
+    assert todays in known(func) or f'given to {BELONGS[todays]}()' in message
 
 
 @pytest.mark.parametrize('func', STEPS, ids=lambda f: f.__name__)
-def test_no_word_of_ours_is_listed_as_an_old_one(func):
+def test_no_current_keyword_is_listed_as_a_former_one(func):
     assert not {name for name, (_, todays) in KEYWORDS.items() if name != todays} & set(known(func))
 
 
 @pytest.mark.parametrize('name, owner', BELONGS.items())
-def test_what_belongs_to_a_function_is_known_to_it(name, owner):
+def test_keywords_are_listed_for_functions_that_take_them(name, owner):
     assert name in known(OWNERS[owner])
 
 
-@pytest.mark.parametrize('func, kwargs, said', [
+@pytest.mark.parametrize('func, kwargs, message', [
     (loaders, dict(ds_tfms=[]), "fastai 2 has item_tfms and batch_tfms for it, here it is 'augment'"),
     (PetLoaders.show_batch, dict(rows=3), "show_batch() has no keyword 'rows': here it is 'nrows'"),
     (fine_tune, dict(max_lr=1e-3), "fastai 2 has lr_max for it, here it is 'lr'"),
@@ -63,16 +63,16 @@ def test_what_belongs_to_a_function_is_known_to_it(name, owner):
     (labels.label_by_name, dict(seed=2), "label_by_name() has no keyword 'seed': it is given to random_split()"),
     (loaders, dict(pat='x'), "loaders() has no keyword 'pat': here it is 'pattern', given to label_by_name()"),
 ], ids=lambda value: getattr(value, '__name__', str(value)))
-def test_what_is_said(func, kwargs, said):
-    with pytest.raises(TypeError, match=re.escape(said)): func(None, **kwargs)
+def test_messages(func, kwargs, message):
+    with pytest.raises(TypeError, match=re.escape(message)): func(None, **kwargs)
 
 
-def test_a_guarded_function_does_what_it_did_and_looks_as_it_did():
+def test_the_decorator_keeps_behaviour_and_signature():
     def double(x, y=1): return 2*x + y
     guarded = refuse_unknown(double)
     assert guarded(3) == 7 and guarded(3, y=2) == 8 and guarded.__name__ == 'double'
     assert signature(guarded) == signature(double)
 
 
-def test_a_learners_loaders_are_guarded_too(learner):
+def test_the_loaders_of_a_learner_refuse_unknown_keywords(learner):
     with pytest.raises(TypeError, match="'nrows'"): learner().dls.show_batch(rows=3)

@@ -1,4 +1,4 @@
-"The table of epochs: short where it is shown, whole where it is kept, silent where nobody asked."
+"The table of epochs: about ten rows are shown, all are recorded, none without logging."
 import sys
 
 import pytest
@@ -24,7 +24,7 @@ def test_a_pipe_gets_a_header_and_about_ten_plain_lines(learner, capsys, epochs,
     assert all(len(line) == len(head) and line.isprintable() for line in lines)
 
 
-def test_a_terminal_sees_the_batch_that_is_at_work(learner, capsys, monkeypatch):
+def test_a_terminal_shows_the_current_batch(learner, capsys, monkeypatch):
     monkeypatch.setattr(sys.stdout, 'isatty', lambda: True)
     learner(weights='none').fit(1)
     out = capsys.readouterr().out
@@ -32,7 +32,7 @@ def test_a_terminal_sees_the_batch_that_is_at_work(learner, capsys, monkeypatch)
     assert out.split('\033[K')[-1].splitlines()[0].split() == COLUMNS[1:]
 
 
-def test_a_terminal_sees_the_steps_of_what_fastai_does_in_silence(learner, capsys, monkeypatch):
+def test_a_terminal_shows_the_steps_of_validate_and_lr_find(learner, capsys, monkeypatch):
     monkeypatch.setattr(sys.stdout, 'isatty', lambda: True)
     learn = learner(weights='none')
     learn.validate()
@@ -42,7 +42,7 @@ def test_a_terminal_sees_the_steps_of_what_fastai_does_in_silence(learner, capsy
     assert '\rstep 5\033[K' in (out := capsys.readouterr().out) and '\n' not in out and history(learn).empty
 
 
-def test_nothing_is_shown_or_kept_where_fastai_itself_is_silent(learner, capsys):
+def test_nothing_is_shown_or_recorded_without_logging(learner, capsys):
     learn = learner()
     learn.validate()
     learn.get_preds()
@@ -58,7 +58,7 @@ def test_validating_after_a_fit_adds_no_row(learner):
     assert len(history(learn)) == 2
 
 
-def test_history_has_a_row_an_epoch_with_its_stage_and_figures(learner):
+def test_history_has_one_row_per_epoch_with_stage_and_metrics(learner):
     learn = learner()
     fit_head(learn, 12)
     fine_tune(learn, 2)
@@ -72,9 +72,9 @@ def test_history_has_a_row_an_epoch_with_its_stage_and_figures(learner):
 def test_history_of_a_learner_that_was_never_trained_is_empty(learner): assert history(learner()).empty
 
 
-def test_an_interrupted_fit_keeps_the_epochs_that_were_done(learner, raises):
+def test_an_interrupted_fit_records_the_finished_epochs(learner, raises):
     learn = learner(weights='none')
-    with pytest.raises(KeyboardInterrupt): learn.fit(3, cbs=raises(KeyboardInterrupt, at=8))  # 3 batches an epoch
+    with pytest.raises(KeyboardInterrupt): learn.fit(3, cbs=raises(KeyboardInterrupt, at=8))  # 3 batches per epoch
     assert history(learn).epoch.tolist() == [0, 1]
     learn.fit(1)
     assert history(learn).epoch.tolist() == [0, 1, 0]
@@ -88,19 +88,19 @@ def test_other_metrics_have_their_columns(learner):
     assert row.accuracy == pytest.approx(1 - row.error_rate)
 
 
-def test_fastais_bar_gives_way(learner):
+def test_fastais_progress_bar_is_removed(learner):
     learn = learner(cbs=ProgressCallback())
     assert not [cb for cb in learn.cbs if isinstance(cb, ProgressCallback)]
 
 
 def with_fastais_averages(learn):
-    "`learn` with the averages that it would have without the table"
+    "Return `learn` with fastai's own averages"
     learn.recorder.loss, learn.recorder.smooth_loss = AvgLoss(), AvgSmoothLoss()
     learn.metrics = [error_rate, accuracy]
     return learn
 
 
-def test_the_averages_are_fastais_to_the_last_bit(learner, tiny_table):
+def test_averages_equal_those_of_fastai_bit_for_bit(learner, tiny_table):
     def fit(change=lambda learn: learn):
         learn = change(learner(loaders(tiny_table, size=32, bs=4, device='cpu'), metrics=[error_rate, accuracy]))
         with no_random(3), learn.no_logging(): learn.fit_one_cycle(3, 1e-2)
@@ -111,14 +111,14 @@ def test_the_averages_are_fastais_to_the_last_bit(learner, tiny_table):
     assert ours.validate() == theirs.validate() and list(ours.recorder.metric_names) == list(theirs.recorder.metric_names)
 
 
-def test_batches_of_another_size_count_for_as_many_images_as_they_hold(learner, tiny_table):
+def test_averages_are_weighted_by_batch_size(learner, tiny_table):
     def validated(bs): return list(learner(loaders(tiny_table, size=32, bs=bs, device='cpu'), head='fastai').validate())
     assert validated(4) == pytest.approx(validated(6), abs=1e-5)  # of 6 images: 4 and 2, or 6
 
 
-def test_a_metric_of_ones_own_stays_as_it_is(learner):
+def test_a_custom_metric_is_not_replaced(learner):
     class Half(Metric):
-        "Always a half"
+        "A metric that is always 0.5"
         name, value = 'half', 0.5
         def accumulate(self, learn): "Nothing to add up"
     mine = Half()

@@ -1,4 +1,4 @@
-"Every format becomes upright RGB, damage is named, and what would cost too much is refused before it is decoded."
+"Every format becomes upright RGB, damage is reported, and expensive files are refused before decoding."
 import io
 import os
 import struct
@@ -41,7 +41,7 @@ def segment(marker, content): return struct.pack('>BBH', 0xff, marker, len(conte
 # formats
 
 @pytest.mark.parametrize('suffix', SUFFIXES)
-def test_every_suffix_that_is_listed_can_be_decoded(suffix, tmp_path):
+def test_every_listed_suffix_can_be_decoded(suffix, tmp_path):
     fmt = next(f for f, suffixes in FORMATS.items() if suffix in suffixes)
     fmt = 'MPO' if suffix == '.mpo' else fmt
     file = tmp_path/f'a{suffix}'
@@ -62,13 +62,13 @@ def test_heic_has_its_colours():
     assert np.array_equal(decode(HEIC.read_bytes()), x) and image_problem(HEIC) is None
 
 
-def test_heic_without_its_extra_names_it(monkeypatch, tmp_path):
+def test_heic_without_the_extra_names_it(monkeypatch, tmp_path):
     for module in 'pi_heif', 'pillow_heif': monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImageProblem, match=r"two_colours.heic: HEIC .* pip install 'pet-classifier\[heic\]'"): decode(HEIC)
     assert 'heic' in image_problem(HEIC)
 
 
-def test_of_an_mpo_the_first_image_is_taken():
+def test_the_first_image_of_an_mpo_is_used():
     data = encoded('MPO', textured(seed=1), save_all=True, append_images=[textured(seed=2)])
     assert image_format(data) == 'JPEG' and np.array_equal(decode(data), pillows(encoded('JPEG', textured(seed=1))))
 
@@ -76,7 +76,7 @@ def test_of_an_mpo_the_first_image_is_taken():
 @pytest.mark.parametrize('data, fmt', [
     (b'\x00\x00\x00\x18ftypmif1\0\0\0\0mif1avif', 'AVIF'), (b'\x00\x00\x00\x14ftypheic\0\0\0\0mif1', 'HEIC'),
     (b'\x00\x00\x00\x10ftypisom\0\0\0\0avif', None), (b'RIFF....WAVE', None), (b'RIFF....WEBP', 'WEBP')])
-def test_the_first_bytes_tell_the_format(data, fmt): assert image_format(data) == fmt
+def test_the_format_is_identified_by_the_first_bytes(data, fmt): assert image_format(data) == fmt
 
 
 @pytest.mark.parametrize('fmt, turned', [('JPEG', True), ('PNG', True), ('WEBP', True), ('TIFF', True), ('AVIF', True)])
@@ -146,7 +146,7 @@ def test_a_jpeg_is_decoded_at_the_smallest_size_that_is_enough(size, at_least, s
         assert decode(encoded('JPEG', textured(*size), **kwargs), at_least).shape[0] == short
 
 
-def test_the_square_of_a_large_photo_is_nearly_that_of_the_whole(monkeypatch):
+def test_the_crop_of_a_large_photo_is_nearly_that_of_the_whole(monkeypatch):
     data = encoded('JPEG', textured(400, 300).resize((2400, 1800), Image.Resampling.BICUBIC), quality=92)
     x = load_image(data, 224).float()
     monkeypatch.setattr('pet_classifier.data.decode._fraction', lambda *args: 1)
@@ -154,7 +154,7 @@ def test_the_square_of_a_large_photo_is_nearly_that_of_the_whole(monkeypatch):
     assert 0 < (x - whole).abs().mean() < .5
 
 
-def test_a_small_photo_is_decoded_whole_for_any_square():
+def test_a_small_photo_is_decoded_whole():
     data = encoded('JPEG', textured(500, 375))
     for size in 16, 64, 224: assert np.array_equal(load_image(data, size), load_image(open_image(data), size))
 
@@ -178,7 +178,7 @@ def test_a_jpeg_damaged_in_the_middle_is_named(tmp_path, kind, at, capfd):
     assert [f.name for f in check_images([file]).file] == ['holiday.jpg'] and capfd.readouterr().err == ''
 
 
-def test_a_warning_of_no_weight_is_none():
+def test_harmless_libjpeg_warnings_are_ignored():
     data = encoded('JPEG')
     at = data.index(b'JFIF\0') + 5
     odd = data[:at] + b'\x09' + data[at+1:]  # an unknown version
@@ -186,8 +186,8 @@ def test_a_warning_of_no_weight_is_none():
     assert np.array_equal(decode(odd), pillows(data)) and image_problem(odd) is None
 
 
-def test_what_follows_the_image_does_no_harm():
-    "A motion photo has a film behind it, in which the two bytes that begin a scan turn up by chance."
+def test_data_after_the_image_are_ignored():
+    "The video appended to a motion photo contains the marker of a scan by chance."
     assert np.array_equal(decode(encoded('JPEG') + b'\xff\xda\0'*500), pillows(encoded('JPEG')))
     thumbnail = segment(0xed, b'\xff\xda\xff\xd9'*500)
     assert np.array_equal(decode(b'\xff\xd8' + thumbnail*3 + encoded('JPEG')[2:]), pillows(encoded('JPEG')))
@@ -196,7 +196,7 @@ def test_what_follows_the_image_does_no_harm():
 # what would cost too much
 
 def scans(n, progressive):
-    "A grey JPEG of a thousand pixels with `n` scans"
+    "Return a grey JPEG of a thousand pixels with `n` scans"
     data = encoded('JPEG', textured(40, 30).convert('L'), progressive=progressive)
     first, end = data.index(b'\xff\xda'), data.rindex(b'\xff\xd9')
     last = data[data.rindex(b'\xff\xda'):end] if progressive else data[first:end]
@@ -211,7 +211,7 @@ def test_many_scans_are_refused_before_they_are_decoded(progressive, monkeypatch
         decode(scans(MAX_SCANS + 1, progressive))
 
 
-def test_segments_of_a_jpeg_are_walked_once_and_pillow_never_sees_them(monkeypatch):
+def test_jpeg_segments_are_parsed_once_and_not_by_pillow(monkeypatch):
     data, exif = encoded('JPEG'), segment(0xe1, b'Exif\0\0' + b'x'*10)
     monkeypatch.setattr(Image, 'open', lambda *args, **kwargs: pytest.fail('Pillow joins the segments, in quadratic time'))
     many = data[:2] + exif*20_000 + data[2:]
@@ -219,7 +219,7 @@ def test_segments_of_a_jpeg_are_walked_once_and_pillow_never_sees_them(monkeypat
 
 
 def directory(n, size, order='<', big=False, tag=0x9286):
-    "A directory whose `n` entries name the same `size` bytes"
+    "Return a directory whose `n` entries refer to the same `size` bytes"
     numbers = (43, 8, 0, 16) if big else (42, 8)
     head = (b'II' if order == '<' else b'MM') + struct.pack(order + ('HHHQ' if big else 'HI'), *numbers)
     entries = b''.join(struct.pack(order + ('HHQQ' if big else 'HHII'), tag + i, 7, size, 0) for i in range(n))
@@ -230,11 +230,11 @@ def directory(n, size, order='<', big=False, tag=0x9286):
 @pytest.mark.parametrize('big', [False, True])
 def test_a_tiff_that_names_the_same_bytes_many_times_is_refused_before_it_is_opened(order, big, monkeypatch):
     monkeypatch.setattr(Image, 'open', lambda *args, **kwargs: pytest.fail('opened'))
-    with pytest.raises(ImageProblem, match='too costly: its directory names more bytes'):
+    with pytest.raises(ImageProblem, match='too costly: its directory refers to more bytes'):
         decode(directory(300, 100_000, order, big))
 
 
-def test_inner_directories_count_too(monkeypatch):
+def test_nested_directories_are_counted(monkeypatch):
     outer = struct.pack('<2sHIH', b'II', 42, 8, 1) + struct.pack('<HHII', 0x8769, 4, 1, 26) + bytes(4)
     inner = struct.pack('<H', 50) + b''.join(struct.pack('<HHII', 0x9286 + i, 7, 90_000, 0) for i in range(50))
     monkeypatch.setattr(Image, 'open', lambda *args, **kwargs: pytest.fail('opened'))
@@ -261,7 +261,7 @@ def test_exif_that_names_the_same_bytes_many_times_costs_nothing(fmt):
 
 
 @pytest.mark.parametrize('quick', [True, False])
-def test_16_bits_need_little_more_memory_than_they_have(quick, monkeypatch):
+def test_16_bit_images_need_little_extra_memory(quick, monkeypatch):
     if not quick: monkeypatch.setattr(decoding, '_torchcodec', dict)
     data = encoded('PNG', Image.fromarray(np.zeros((3000, 3000), np.uint16)))
     tracemalloc.start()

@@ -1,4 +1,4 @@
-"Listing images, opening them, saying what is wrong with them, and finding copies."
+"Listing images, opening them, reporting broken ones, and finding near-duplicates."
 import io
 import os
 import pickle
@@ -24,7 +24,7 @@ from pet_classifier.data.images import (
 
 
 def scene(seed=0, size=(120, 90)):
-    "An image that is not its own mirror image: soft blobs of colour."
+    "Return an asymmetric image of soft colour blobs."
     small = np.random.default_rng(seed).integers(0, 256, (6, 8, 3)).astype(np.uint8)
     return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)
 
@@ -33,7 +33,7 @@ def apart(a, b): return np.abs(np.asarray(a, float) - np.asarray(b, float)).mean
 
 
 def png_header(width, height):
-    "A PNG of a few bytes that says it is `width` x `height`."
+    "Return a PNG of a few bytes whose header says `width` x `height`."
     def chunk(kind, data): return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
     head = chunk(b'IHDR', struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0))
     return b'\x89PNG\r\n\x1a\n' + head + chunk(b'IDAT', zlib.compress(b'\0')) + chunk(b'IEND', b'')
@@ -57,7 +57,7 @@ NAMES = ['a b.jpg', 'b"q".JPEG', "c'.png", 'd.webp', 'e.Bmp', 'f.gif', 'g.tif', 
          'z\n.jpg', 'z柴犬.jpg']
 
 
-def test_list_images_is_sorted_and_leaves_out_the_rest(tmp_path):
+def test_list_images_is_sorted_and_leaves_out_other_files(tmp_path):
     other = ['x.mat', 'x.jpg.txt', 'README', '.hidden.jpg', '._a.jpg', '.git/x.jpg', 'sub/.thumbs/y.jpg']
     for name in NAMES[::-1] + other:
         (tmp_path/name).parent.mkdir(parents=True, exist_ok=True)
@@ -66,22 +66,22 @@ def test_list_images_is_sorted_and_leaves_out_the_rest(tmp_path):
     assert [f.relative_to(tmp_path).as_posix() for f in list_images(tmp_path)] == NAMES
 
 
-def test_a_hidden_folder_can_be_asked_for(tmp_path):
+def test_a_hidden_folder_can_be_listed_explicitly(tmp_path):
     (tmp_path/'.mine').mkdir()
     (tmp_path/'.mine'/'a.jpg').touch()
     assert list_images(str(tmp_path/'.mine')) == [tmp_path/'.mine'/'a.jpg']
 
 
-@pytest.mark.parametrize('holds, says', [([], 'holds no file'), (['.a.jpg'], 'holds no file'),
-                                         (['a.mat', 'b.MAT', 'c.txt', 'd'], 'holds 2 x .mat, 1 x .txt, 1 x no suffix')])
-def test_no_image(tmp_path, holds, says):
+@pytest.mark.parametrize('holds, says', [([], 'contains no file'), (['.a.jpg'], 'contains no file'),
+                                         (['a.mat', 'b.MAT', 'c.txt', 'd'], 'contains 2 x .mat, 1 x .txt, 1 x no suffix')])
+def test_a_folder_without_images(tmp_path, holds, says):
     for name in holds: (tmp_path/name).touch()
     with pytest.raises(ValueError, match='no image in') as e: list_images(tmp_path)
     assert says in str(e.value)
 
 
-def test_no_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match='is not there'): list_images(tmp_path/'none')
+def test_a_missing_folder(tmp_path):
+    with pytest.raises(FileNotFoundError, match='does not exist'): list_images(tmp_path/'none')
     (tmp_path/'a.jpg').touch()
     with pytest.raises(NotADirectoryError, match='is a file'): list_images(tmp_path/'a.jpg')
 
@@ -99,7 +99,7 @@ def test_exif_is_put_upright(tmp_path, turn):
     assert (got.size == im.size) == (turn < 5)
 
 
-def test_a_broken_orientation_is_no_orientation(tmp_path):
+def test_an_invalid_orientation_is_ignored(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 99
     scene().save(tmp_path/'a.jpg', exif=exif)
@@ -149,21 +149,21 @@ def test_transparency_is_white(tmp_path, kind):
 
 
 @pytest.mark.parametrize('fmt', ['GIF', 'PNG', 'WEBP', 'TIFF'])
-def test_of_an_animation_the_first_frame(tmp_path, fmt):
+def test_the_first_frame_of_an_animation_is_used(tmp_path, fmt):
     scene(0).save(tmp_path/'a.jpg', fmt, save_all=True, append_images=[scene(1), scene(2)])
     got = open_image(tmp_path/'a.jpg')
     assert apart(got, scene(0)) < 12 < apart(got, scene(1))
 
 
 @pytest.mark.parametrize('size', [(1, 1), (1, 20_000), (20_000, 1)])
-def test_odd_shapes(tmp_path, size):
+def test_unusual_shapes(tmp_path, size):
     Image.new('RGB', size).save(tmp_path/'a.png')
     assert open_image(tmp_path/'a.png').size == size
 
 
 @pytest.mark.parametrize('name', ['a b.jpg', 'quote".jpg', "it's.jpg", 'line\nend.jpg', '柴犬.jpg', 'über.JPG', '%s {x}.jpg',
                                   '-r.jpg'])
-def test_odd_names(tmp_path, name):
+def test_unusual_names(tmp_path, name):
     scene().save(tmp_path/name, 'JPEG')
     assert open_image(tmp_path/name).size == scene().size
     (tmp_path/name).write_bytes(b'')
@@ -174,13 +174,13 @@ def test_odd_names(tmp_path, name):
 def test_a_str_is_a_path(tmp_path):
     scene().save(tmp_path/'a.png')
     assert open_image(str(tmp_path/'a.png')).size == scene().size
-    with pytest.raises(ImageProblem, match='none.png: not there'): open_image(str(tmp_path/'none.png'))
+    with pytest.raises(ImageProblem, match='none.png: not found'): open_image(str(tmp_path/'none.png'))
 
 
 # what is wrong
 
 def make(kind, file):
-    "A file that is broken in the way `kind` says."
+    "Create a broken file of the given `kind`."
     jpeg, png, progressive = io.BytesIO(), io.BytesIO(), io.BytesIO()
     scene(size=(400, 300)).save(progressive, 'JPEG', progressive=True)
     scene(size=(400, 300)).save(jpeg, 'JPEG')
@@ -202,11 +202,11 @@ def make(kind, file):
 
 
 BROKEN = {
-    'missing': 'not there', 'dangling': 'a link to a file that is not there', 'loop': 'cannot be reached', 'folder': 'a folder',
-    'pipe': 'not an ordinary file', 'empty': 'empty',
+    'missing': 'not found', 'dangling': 'a broken link', 'loop': 'cannot be reached', 'folder': 'a folder',
+    'pipe': 'not a regular file', 'empty': 'empty',
     'text': 'not an image (JPEG', 'html': 'not an image', 'zeros': 'not an image',
     'eps': 'not an image', 'ppm': 'not an image',
-    'float': '32-bit greys', 'jpeg cut in the header': 'broken or cut off', 'png cut': 'broken or cut off',
+    'float': '32-bit grey', 'jpeg cut in the header': 'broken or cut off', 'png cut': 'broken or cut off',
     'png lies': 'broken or cut off',
     'jpeg cut': 'broken or cut off: Premature end of JPEG file', 'progressive cut': 'broken or cut off',
     'png bomb': 'too large: more than 100,000,000 pixels',
@@ -215,7 +215,7 @@ BROKEN = {
 
 @pytest.mark.filterwarnings('ignore::PIL.Image.DecompressionBombWarning')
 @pytest.mark.parametrize('kind', BROKEN)
-def test_what_is_wrong_is_said(tmp_path, kind):
+def test_problems_are_described(tmp_path, kind):
     if kind == 'pipe' and not hasattr(os, 'mkfifo'): pytest.skip('no pipes here')
     file = tmp_path/'bad.jpg'
     make(kind, file)
@@ -224,7 +224,7 @@ def test_what_is_wrong_is_said(tmp_path, kind):
     assert str(e.value).startswith(f'bad.jpg: {BROKEN[kind]}')
 
 
-def test_a_bomb_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
+def test_a_decompression_bomb_is_refused_before_decoding(tmp_path, monkeypatch):
     scene().save(tmp_path/'a.png')
     monkeypatch.setattr(Image.Image, 'load', lambda self: pytest.fail('decoded'))
     with pytest.raises(ImageProblem, match='too large: 120 x 90 is more than 10,799 pixels'):
@@ -244,7 +244,7 @@ def test_no_permission(tmp_path, monkeypatch):
     assert image_problem(tmp_path/'a.png') == 'no permission to read it'
 
 
-def test_a_problem_travels_between_processes():
+def test_an_image_problem_can_be_pickled():
     e = pickle.loads(pickle.dumps(ImageProblem(Path('a/b.jpg'), 'empty')))  # noqa: S301 made here
     assert (str(e), e.file, e.reason) == ('b.jpg: empty', Path('a/b.jpg'), 'empty')
     assert isinstance(e, ValueError) and str(ImageProblem('message only')) == 'message only'
@@ -262,13 +262,13 @@ def test_check_images_names_the_broken_ones_only(tmp_path):
 def test_check_images_of_nothing(): assert list(check_images([])) == ['file', 'problem']
 
 
-def test_the_real_images_are_fine(real): assert len(real) == 259 and check_images(real).empty
+def test_the_real_images_can_be_opened(real): assert len(real) == 259 and check_images(real).empty
 
 
 # copies
 
 def planted(folder, name, im):
-    "Four copies of `im`: as it is, at quality 60, at 70 % of the size, mirrored."
+    "Save four copies of `im`: unchanged, at quality 60, at 70 % of the size, flipped."
     folder.mkdir(exist_ok=True)
     im.save(folder/f'{name}.png')
     im.save(folder/f'{name}_q60.jpg', quality=60)
@@ -293,14 +293,14 @@ def test_a_phone_image_and_its_upright_copy(tmp_path):
     assert len(near_duplicates(list_images(tmp_path))) == 1
 
 
-def test_broken_files_have_no_copies(tmp_path):
+def test_broken_files_have_no_near_duplicates(tmp_path):
     for name in 'ab': make('jpeg cut', tmp_path/f'{name}.jpg')
     assert near_duplicates(list_images(tmp_path)).empty
     assert list(near_duplicates([])) == ['file', 'other', 'distance']
 
 
 def test_pairs_across_blocks(tmp_path, monkeypatch):
-    "With more images than a block of the comparison holds, each pair is found once."
+    "Pairs are found once, also across blocks of the comparison."
     bits = np.where(np.random.default_rng(0).random((1100, 1, 256)) < .5, -1., 1.).repeat(2, 1)
     bits[1050] = bits[3]
     bits[700, 1] = bits[600, 0]
@@ -316,10 +316,10 @@ def test_copies_among_the_real_images(real, tmp_path):
     found = near_duplicates(real + list_images(tmp_path/'copies'))
     def pet(f): return '_'.join(f.stem.split('_')[:-1] if f.stem.endswith(('q60', 'small', 'mirror')) else f.stem.split('_'))
     assert all(pet(f) == pet(o) for f, o in zip(found.file, found.other))
-    assert len(found) == len(real[::37]) * 4  # five of each, and four pairs hold them together
+    assert len(found) == len(real[::37]) * 4  # five of each, joined by four pairs
 
 
-def test_a_name_that_says_another_format_is_said_and_no_mistake(tmp_path):
+def test_a_wrong_suffix_is_reported_and_the_image_opened(tmp_path):
     for name, fmt in {'a.jpg': 'GIF', 'b.JPG': 'WEBP', 'c.jpeg': 'JPEG', 'd.png': 'BMP', 'e.tif': 'TIFF'}.items():
         scene().save(tmp_path/name, fmt)
     (tmp_path/'f.jpg').write_text('no image')
@@ -338,13 +338,13 @@ def test_other_files_are_all_that_are_left_out(tmp_path):
     assert {f.relative_to(tmp_path).as_posix() for f in other_files(tmp_path)} == {'.hidden/b.jpg', '.c.jpg', 'd.mat', 'e/f.txt'}
 
 
-def test_linked_folders_are_followed_once_and_loops_lead_nowhere(tmp_path):
+def test_linked_folders_are_followed_once(tmp_path):
     for name in 'store/cat/1.jpg', 'data/dog/2.jpg', 'data/__MACOSX/3.jpg', 'data/.ipynb_checkpoints/4.jpg':
         (tmp_path/name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path/name).touch()
     data = tmp_path/'data'
     (data/'cat').symlink_to(tmp_path/'store'/'cat')
-    (data/'a_dog').symlink_to(data/'dog')  # its own name stays
+    (data/'a_dog').symlink_to(data/'dog')  # under its own name
     (data/'dog'/'up').symlink_to(data)
     (tmp_path/'store'/'cat'/'back').symlink_to(data)
     assert [f.relative_to(data).as_posix() for f in list_images(data)] == ['cat/1.jpg', 'dog/2.jpg']
@@ -360,11 +360,11 @@ def test_a_folder_that_cannot_be_read_is_named_and_the_rest_listed(tmp_path, mon
         if Path(path).name == 'locked': raise PermissionError(13, 'Permission denied')
         return really(path)
     monkeypatch.setattr(os, 'listdir', listdir)
-    with pytest.warns(UserWarning, match='left out, for they cannot be read: 1 folders: locked'):
+    with pytest.warns(UserWarning, match='left out because they cannot be read: 1 folders: locked'):
         assert [f.name for f in list_images(tmp_path)] == ['1.jpg']
 
 
-def test_names_that_are_no_utf8_are_listed_opened_and_written_out(tmp_path):
+def test_names_that_are_not_utf8_are_listed_opened_and_printed(tmp_path):
     file = Path(os.fsdecode(os.fsencode(tmp_path) + b'/br\xe9.jpg'))
     scene().save(str(file), 'JPEG')
     assert list_images(tmp_path) == [file] and open_image(file).size == scene().size and listed([file]).isprintable()
@@ -382,7 +382,7 @@ def test_many_copies_are_a_group(tmp_path, make):
 
 
 def test_pairs_hold_each_group_together(monkeypatch):
-    "Groups of bits a few steps apart: whoever is connected by pairs within the distance is connected by those that are listed."
+    "The returned pairs connect the same groups as all pairs within the distance."
     rng = np.random.default_rng(0)
     bits = np.where(rng.random((300, 256)) < .5, -1., 1.)
     for i in range(40, 300):

@@ -71,9 +71,9 @@ def test_missing_labels_are_refused(missing):
         label_from_lists(['a.jpg', 'b.jpg', 'c.jpg'], ['x', missing, 'y'])
 
 
-def test_long_lists_are_cut():
+def test_long_lists_are_shortened():
     files = [f'{i}.jpg' for i in range(30)]
-    with pytest.raises(ValueError, match=r'29 of 30 .*: 0.jpg, 1.jpg, .*, 19.jpg, ... and 9 more; fill them in'):
+    with pytest.raises(ValueError, match=r'29 of 30 .*: 0.jpg, 1.jpg, .*, 19.jpg, ... and 9 more; add labels'):
         label_from_lists(files, [''] * 29 + ['x'])
 
 
@@ -105,7 +105,7 @@ def test_the_pets_pattern():
 def test_search_not_match(): assert label_by_name(['x_cat1', 'x_dog2'], '(cat|dog)').label.tolist() == ['cat', 'dog']
 
 
-def test_a_group_named_label_goes_first():
+def test_a_group_named_label_takes_precedence():
     assert label_by_name(['1_a.jpg', '2_b.jpg'], r'(\d)_(?P<label>.)').label.tolist() == ['a', 'b']
 
 
@@ -114,20 +114,20 @@ def test_unmatched_names_are_all_listed():
     with pytest.raises(ValueError) as e: label_by_name(FILES + bad)
     assert str(e.value).startswith(f"40 of 44 names do not match '{PETS_PATTERN}': README 0.md, ")
     assert all(b in str(e.value) for b in bad) and 'more' not in str(e.value)
-    assert str(e.value).endswith("the pattern sees the file's name, not its path")
+    assert str(e.value).endswith("the pattern is searched in the file name, not in the path")
 
 
 def test_the_pattern_of_fastai_1_is_explained():
     with pytest.raises(ValueError) as e: label_by_name(FILES, V1)
-    assert "never sees a '/'" in str(e.value) and str(e.value).endswith(f"is today '{PETS_PATTERN}'")
+    assert "never contains '/'" in str(e.value) and str(e.value).endswith(f"is now '{PETS_PATTERN}'")
     assert label_by_path(FILES, V1).label.tolist() == label_by_name(FILES).label.tolist()
 
 
 @pytest.mark.parametrize('func', [label_by_name, label_by_path, preview_pattern])
 @pytest.mark.parametrize('pattern, says', [(r'^.+_\d+\.jpg$', 'has no group'), (r'^(?:.+)_\d+', 'has no group'),
-                                           (r'^(.+_\d+', 'is no regular expression: missing )'),
-                                           ('*(a)', 'is no regular expression')])
-def test_patterns_that_are_none(func, pattern, says):
+                                           (r'^(.+_\d+', 'is not a regular expression: missing )'),
+                                           ('*(a)', 'is not a regular expression')])
+def test_invalid_patterns(func, pattern, says):
     with pytest.raises(ValueError) as e: func(FILES, pattern)
     assert str(e.value).startswith(f"'{pattern}' {says}")
 
@@ -137,8 +137,8 @@ def test_an_empty_label_is_not_a_class():
     with pytest.raises(ValueError, match='1 of 2 .* no label: b.jpg'): label_by_name(['a.jpg', 'b.jpg'], r'^(?:(a)|b)')
 
 
-def test_by_path_sees_the_whole_path():
-    with pytest.raises(ValueError, match=r"1 of 3 names do not match .*: p/9/a.gif; the pattern sees the whole path"):
+def test_label_by_path_searches_the_whole_path():
+    with pytest.raises(ValueError, match=r"1 of 3 names do not match .*: p/9/a.gif; the pattern is searched in the path"):
         label_by_path(['p/3/a.png', 'p/7/a.png', 'p/9/a.gif'], r'/(\d)/a\.png$')
 
 
@@ -161,18 +161,18 @@ def test_preview_of_nothing(): assert list(preview_pattern([])) == ['name', 'lab
 
 # a function, lists
 
-def test_a_function_gets_the_whole_path():
+def test_a_function_is_called_with_the_whole_path():
     got = []
     label_by_function(FILES, lambda f: got.append(f) or f.name)
     assert got == [Path(f) for f in FILES]
 
 
 def test_a_function_that_makes_one_class():
-    with pytest.raises(ValueError, match=r"one label, '7'.*given the whole path, such as 'm/3/1.png'"):
+    with pytest.raises(ValueError, match=r"one label, '7'.*called with the whole path, such as 'm/3/1.png'"):
         label_by_function(['m/3/1.png', 'm/7/2.png'], lambda f: '3' if '/3/' in f.name else '7')
 
 
-def test_the_functions_own_error_comes_through():
+def test_errors_of_the_function_pass_through():
     with pytest.raises(ZeroDivisionError): label_by_function(FILES, lambda f: 1 // 0)
 
 
@@ -189,7 +189,7 @@ def test_lists_may_be_any_iterable():
 
 def test_folders(tmp_path):
     touch(tmp_path, ['cat/1.jpg', 'dog/1.jpg', 'dog/old/2.jpg', 'cat/notes.txt'])
-    with pytest.warns(UserWarning, match='dog/old belong to the class above them'): table = label_by_folder(str(tmp_path))
+    with pytest.warns(UserWarning, match='dog/old belong to the class above'): table = label_by_folder(str(tmp_path))
     assert table.label.tolist() == ['cat', 'dog', 'dog'] and 'is_valid' not in table
 
 
@@ -204,9 +204,9 @@ def test_a_class_may_be_called_train(tmp_path):
     assert label_by_folder(tmp_path).label.tolist() == ['plane', 'train']
 
 
-@pytest.mark.parametrize('extra, says', [('x.png', "1 of 5 images lie in no class's folder: x.png"),
-                                         ('valid/x.png', "1 of 5 images lie in no class's folder: x.png"),
-                                         ('test/3/x.png', 'beside train/ and valid/ there are images in test; move them')])
+@pytest.mark.parametrize('extra, says', [('x.png', "1 of 5 images are in no class folder: x.png"),
+                                         ('valid/x.png', "1 of 5 images are in no class folder: x.png"),
+                                         ('test/3/x.png', 'there are images beside train/ and valid/, in test; move them')])
 def test_images_in_the_wrong_place(mnist, extra, says):
     touch(mnist, [extra])
     with pytest.raises(ValueError) as e: label_by_folder(mnist)
@@ -217,7 +217,7 @@ def test_images_in_the_wrong_place(mnist, extra, says):
 
 @pytest.mark.parametrize('flags', [[True, False, True], [1, 0, 1], [1., 0., 1.], ['True', 'False', 'true'], ['1', ' 0', '1 '],
                                    np.array([1, 0, 1], bool)])
-def test_is_valid_is_carried_over(mnist, flags):
+def test_is_valid_is_kept(mnist, flags):
     df = frame(is_valid=flags)
     for table in label_from_df(df, mnist), label_from_csv_of(df, mnist):
         assert table.is_valid.tolist() == [True, False, True] and table.is_valid.dtype == bool
@@ -231,9 +231,9 @@ def label_from_csv_of(df, folder, **kwargs):
 
 @pytest.mark.parametrize('flags, odd', [([True, None, False], 'None'), (['yes', 'no', 'yes'], "'no', 'yes'"), ([0, 1, 2], '2'),
                                         ([.5, 0, 1], '0.5')])
-def test_is_valid_must_be_one_or_the_other(mnist, flags, odd):
+def test_is_valid_must_be_boolean(mnist, flags, odd):
     with pytest.raises(ValueError) as e: label_from_df(frame().assign(is_valid=pd.Series(flags, dtype=object)), mnist)
-    assert str(e.value).startswith('is_valid is True or False, 1 or 0; there is also') and odd in str(e.value)
+    assert str(e.value).startswith('is_valid must be True or False, 1 or 0; got also') and odd in str(e.value)
 
 
 @pytest.mark.parametrize('cols, lost', [(dict(file_col='file'), "no column 'file'"),
@@ -284,7 +284,7 @@ def test_encodings_and_delimiters(mnist, encoding, told, sep, recwarn):
     rows = ['name,label', 'train/3/0.png,Käfer', 'train/7/1.png,001']
     (mnist/'l.csv').write_bytes('\n'.join(rows).replace(',', sep).encode(encoding))
     assert label_from_csv(mnist/'l.csv').label.tolist() == ['Käfer', '001']
-    assert [str(w.message).split(',')[0] for w in recwarn] == ["'l.csv' is no UTF-8"] * told
+    assert [str(w.message).split(',')[0] for w in recwarn] == ["'l.csv' is not UTF-8"] * told
 
 
 @pytest.mark.parametrize(
@@ -295,27 +295,27 @@ def test_encodings_and_delimiters(mnist, encoding, told, sep, recwarn):
         (['/data/train/3/0.png', '/data/train/7/1.png'], 'folder'),
     ],
 )
-def test_names_that_are_written_otherwise_are_found_and_said(mnist, names, how):
+def test_differently_written_names_are_found_with_a_warning(mnist, names, how):
     df = pd.DataFrame({'name': names, 'label': [3, 7]})
     for source in label_from_df, label_from_csv_of:
         with pytest.warns(UserWarning, match=f'of 2 files were found .*{how}'): table = source(df, mnist)
         assert table.file.tolist() == [mnist/'train/3/0.png', mnist/'train/7/1.png']
 
 
-def test_a_lone_folder_around_the_classes_is_entered(tmp_path):
+def test_a_single_folder_around_the_classes_is_entered(tmp_path):
     touch(tmp_path, [f'pets/{part}/{c}/1.jpg' for part in ('train', 'valid') for c in 'ab'])
     table = label_by_folder(tmp_path)
     assert table.label.tolist() == ['a', 'b']*2 and table.is_valid.tolist() == [False]*2 + [True]*2
 
 
 @pytest.mark.parametrize('name', ['a b.jpg', 'quote".jpg', 'comma,.jpg', 'line\nend.jpg', '柴犬.jpg'])
-def test_odd_names_in_a_csv(tmp_path, name):
+def test_unusual_names_in_a_csv(tmp_path, name):
     touch(tmp_path, [name, 'b.jpg'])
     df = pd.DataFrame({'name': [name, 'b.jpg'], 'label': ['x', 'y']})
     assert label_from_csv_of(df, tmp_path).file.tolist() == [tmp_path/name, tmp_path/'b.jpg']
 
 
-def test_the_input_is_left_as_it_is(mnist):
+def test_the_input_is_not_changed(mnist):
     df = frame(is_valid=[0, 1, 1])
     before = df.copy()
     label_from_df(df, mnist)
@@ -323,12 +323,12 @@ def test_the_input_is_left_as_it_is(mnist):
 
 
 @pytest.mark.parametrize('pattern', ['^((a|aa)+)$', '^(.*?a){20}P', '(?R)(a|aa)+'])
-def test_a_pattern_without_end_is_ended(pattern, monkeypatch):
-    monkeypatch.setattr('pet_classifier.data.labels._PATIENCE', 0.2)
+def test_exponential_backtracking_is_stopped(pattern, monkeypatch):
+    monkeypatch.setattr('pet_classifier.data.labels._TIMEOUT', 0.2)
     with pytest.raises(ValueError, match='takes longer than 0.2 s, or all memory, at .aaaa'):
         label_by_name(['a'*60 + '.jpg'], pattern)
 
 
-def test_names_that_are_no_utf8_are_names_like_others():
+def test_names_that_are_not_utf8_are_labelled():
     table = label_by_name(['p/caf\udce9_1.jpg', 'p/pug_2.jpg'])
     assert table.label.tolist() == ['caf\udce9', 'pug'] and sorted(set(table.label)) == sorted(table.label)

@@ -1,4 +1,4 @@
-"Batches are what was asked for, in an order that a seed fixes."
+"Batches hold the right images and labels, in an order fixed by the seed."
 import numpy as np
 import pandas as pd
 import pytest
@@ -29,25 +29,25 @@ def test_training_batches_are_all_of_one_size_and_never_of_one_image(small, tiny
     assert [len(x) for x, _ in small(table, bs=bs).train] == sizes
 
 
-def test_all_validation_images_are_there_in_the_order_of_the_table(small, tiny_table):
+def test_validation_images_are_in_the_order_of_the_table(small, tiny_table):
     dls = small(bs=5)
     valid = tiny_table[tiny_table.is_valid]
     assert [dls.vocab[i] for _, y in dls.valid for i in y] == valid.label.tolist()
     assert dls.vocab == ['blue', 'green', 'red'] and len(dls.valid_ds) + len(dls.train_ds) == len(tiny_table)
 
 
-def test_validation_images_are_the_same_on_each_pass(tiny_dls):
+def test_validation_images_are_the_same_in_each_epoch(tiny_dls):
     first = images(tiny_dls.valid)
     assert torch.equal(first, images(tiny_dls.valid)) and first.std() > 0.05
 
 
-def test_training_images_are_another_view_on_each_pass(small):
+def test_training_images_differ_in_each_epoch(small):
     dl = small(bs=12).train.new(shuffle=False)
     one, two = images(dl), images(dl)
     assert one.shape == two.shape == (12, 3, 32, 32) and ((one - two).abs().mean((1, 2, 3)) > 1e-3).all()
 
 
-def test_without_augmentation_training_images_are_size_by_size_and_stay_as_they_are(small):
+def test_without_augmentation_training_images_do_not_change(small):
     dl = small(bs=12, augment=[]).train.new(shuffle=False)
     one = images(dl)
     assert one.shape == (12, 3, 32, 32)
@@ -56,9 +56,9 @@ def test_without_augmentation_training_images_are_size_by_size_and_stay_as_they_
 
 @pytest.mark.parametrize('augment, side', [(None, 37), (default_augment(32, do_flip=False), 37), (aug_transforms(size=32), 37),
                                            (aug_transforms(), 32), ([], 32)], ids='default no-flip fastai unsized none'.split())
-def test_transforms_that_make_the_size_get_images_to_cut_from(small, augment, side):
+def test_transforms_that_crop_get_larger_images(small, augment, side):
     dls = small(augment=augment)
-    assert all(dl.one_batch()[0].shape[1:] == (3, 32, 32) for dl in dls.loaders)  # which tells the transforms whose they are
+    assert all(dl.one_batch()[0].shape[1:] == (3, 32, 32) for dl in dls.loaders)  # sets the split_idx of the transforms
     crops = [next(dl.create_batches(range(4)))[0] for dl in dls.loaders]  # before any batch transform
     assert [x.shape for x in crops] == [(4, 3, side, side), (4, 3, 32, 32)] and all(x.dtype == torch.uint8 for x in crops)
 
@@ -88,12 +88,12 @@ def test_a_table_without_a_split_is_refused(tiny_table):
     with pytest.raises(ValueError, match="no column 'is_valid'; random_split"): loaders(tiny_table.drop(columns='is_valid'))
 
 
-def test_a_class_that_is_only_validated_on_is_refused(tiny_table):
-    with pytest.raises(ValueError, match='1 of 3 classes are validated on but never trained on: red'):
+def test_a_class_without_training_images_is_refused(tiny_table):
+    with pytest.raises(ValueError, match='1 of 3 classes have validation but no training images: red'):
         loaders(tiny_table.assign(is_valid=tiny_table.label == 'red'))
 
 
-def test_a_class_that_is_only_trained_on_keeps_its_place_in_the_vocabulary(small, tiny_table):
+def test_a_class_without_validation_images_stays_in_the_vocabulary(small, tiny_table):
     table = tiny_table.assign(is_valid=tiny_table.is_valid & (tiny_table.label != 'green'))
     assert small(table).vocab == ['blue', 'green', 'red']
 
@@ -103,17 +103,17 @@ def test_the_seed_fixes_the_order_of_the_training_images(small):
     assert order(1) == order(1) != order(3)
 
 
-def test_loaders_leave_the_random_state(small, same_random_state):
+def test_loaders_do_not_change_the_random_state(small, same_random_state):
     with same_random_state(): small(seed=5)
 
 
-def test_the_order_is_another_on_each_pass(small):
+def test_the_order_differs_in_each_epoch(small):
     dl = small().train
     assert [y.tolist() for _, y in dl] != [y.tolist() for _, y in dl]
 
 
 @pytest.mark.parametrize('size', [24, 40])
-def test_size_is_kept_and_is_that_of_both_kinds_of_images(small, size):
+def test_size_is_that_of_training_and_validation_images(small, size):
     dls = small(size=size)
     assert dls.size == size
     assert all(dl.one_batch()[0].shape[1:] == (3, size, size) for dl in dls.loaders)
@@ -127,26 +127,26 @@ def test_a_worker_process_gives_the_same_validation_images(small):
 
 
 @pytest.mark.parametrize('kwargs', [dict(bs=0), dict(size=0)])
-def test_a_batch_or_an_image_of_nothing_is_refused(tiny_table, kwargs):
+def test_empty_batches_and_images_are_refused(tiny_table, kwargs):
     with pytest.raises(ValueError, match=next(iter(kwargs))): loaders(tiny_table, **kwargs)
 
 
 @pytest.mark.parametrize('size', [16, 32, 224])
-def test_training_images_are_cut_from_a_seventh_more(size): assert size*1.1 < presize(size) < size*1.2
+def test_presize_is_larger_by_a_seventh(size): assert size*1.1 < presize(size) < size*1.2
 
 
-def test_batches_are_what_fetching_image_by_image_gives(small, tiny_table):
+def test_batches_equal_fetching_image_by_image(small, tiny_table):
     for dl, of_valid in zip(small(augment=[], bs=5).loaders, (False, True)):
         rows = tiny_table[tiny_table.is_valid == of_valid].reset_index(drop=True)
         expected = torch.stack([load_image(f, 32) for f in rows.file])
         for numbers in [0, 3, 2, 5, 1], [4, 4, 0, 1, 2]:
             x, y = next(dl.create_batches(numbers))
             assert torch.equal(x, expected[numbers]) and [dl.vocab[i] for i in y] == rows.label[numbers].tolist()
-            dl.decoded = None  # and decoded anew
+            dl.decoded = None  # decoded again
         x, y = next(iter(dl.new(shuffle=False)))
         assert torch.equal(x, expected[:5]/255) and [dl.vocab[i] for i in y] == rows.label[:5].tolist()
         slowly = dl.new(shuffle=False)
-        slowly.side = None  # as fastai does it
+        slowly.side = None  # image by image, as in fastai
         theirs, labels = next(iter(slowly))
         assert (x - theirs).abs().mean() < 2/255 and torch.equal(labels, y)
 
@@ -159,7 +159,7 @@ def test_training_batches_hold_each_image_once_with_its_own_label(small, tiny_ta
     assert sorted(seen) == sorted(expected.items())
 
 
-def test_images_without_labels_are_batches_of_images_alone(small, tiny_table):
+def test_unlabelled_images_are_batches_of_images_only(small, tiny_table):
     dl = small().test_dl(tiny_table[['file']].iloc[:7])
     assert dl.targets is None and not dl.decoded
     batches = list(dl)
@@ -167,20 +167,20 @@ def test_images_without_labels_are_batches_of_images_alone(small, tiny_table):
     assert torch.equal(torch.cat([x for x, in batches]), torch.stack([load_image(f, 32) for f in tiny_table.file[:7]])/255)
 
 
-def test_images_with_labels_are_tested_with_them(small, tiny_table):
+def test_labelled_test_images_have_their_labels(small, tiny_table):
     rows = tiny_table.iloc[5:14]
     dl = small().test_dl(rows, with_labels=True)
     assert [dl.vocab[i] for _, y in dl for i in y] == rows.label.tolist()
     assert torch.equal(images(dl), torch.stack([load_image(f, 32) for f in rows.file])/255)
 
 
-def test_a_label_that_is_no_class_is_named(small, tiny_table):
+def test_an_unknown_label_is_named(small, tiny_table):
     rows = tiny_table.iloc[:3].assign(label=['red', 'mauve', 'ecru'])
     with pytest.raises(ValueError, match='none of the 3 classes: ecru, mauve; .* blue, green, red'):
         small().test_dl(rows, with_labels=True).targets  # noqa: B018
 
 
-def test_new_loaders_keep_the_side_and_the_squares_of_the_same_images_only(small):
+def test_new_loaders_share_decoded_images_of_the_same_images_only(small):
     dls = small()
     assert (dls.train.side, dls.valid.side) == (37, 32) and isinstance(dls.train.decoded, DecodedImages)
     again = dls.train.new(shuffle=False)
@@ -188,10 +188,10 @@ def test_new_loaders_keep_the_side_and_the_squares_of_the_same_images_only(small
     other = dls.train.new(dls.valid_ds)
     assert other.side == 37 and other.decoded is None
     assert len(list(other)) and len(other.dataset) == 6
-    assert len(other.targets) == 6  # not those of the images before
+    assert len(other.targets) == 6  # not those of the other images
 
 
-def test_an_image_that_breaks_later_is_named(small, tiny_table, tmp_path):
+def test_an_image_broken_later_is_named(small, tiny_table, tmp_path):
     file = tmp_path/'later.png'
     Image.new('RGB', (40, 40)).save(file)
     dls = small(tiny_table.assign(file=[file if v else f for f, v in zip(tiny_table.file, tiny_table.is_valid)]))
@@ -211,7 +211,7 @@ def test_show_batch_shows_images_with_their_labels(small, part):
     plt.close('all')
 
 
-def test_show_batch_unique_shows_one_image_in_several_ways(small):
+def test_show_batch_unique_shows_one_image_with_several_augmentations(small):
     from matplotlib import pyplot as plt
     plt.close('all')
     small(bs=6).show_batch(max_n=4, unique=True)
@@ -221,7 +221,7 @@ def test_show_batch_unique_shows_one_image_in_several_ways(small):
     plt.close('all')
 
 
-def test_a_column_index_of_ones_own_does_not_mix_up_images(small, tiny_table):
+def test_a_custom_index_does_not_mix_up_images(small, tiny_table):
     shuffled = tiny_table.sample(frac=1, random_state=3).set_index(pd.Index(range(100, 118)))
     dls = small(shuffled, augment=[])
     rows = shuffled[shuffled.is_valid]
@@ -233,8 +233,8 @@ def epochs(dls, n=2): return [(x, y) for _ in range(n) for dl in dls.loaders for
 
 
 @pytest.mark.parametrize('fits', [True, False])
-def test_batches_are_the_same_wherever_the_images_are(small, fits, monkeypatch):
-    monkeypatch.setattr('pet_classifier.data.crops.has_room', lambda n_bytes, device: fits)
+def test_batches_are_the_same_wherever_images_are_stored(small, fits, monkeypatch):
+    monkeypatch.setattr('pet_classifier.data.decoded_images.fits_on_device', lambda n_bytes, device: fits)
     there, here = small(keep=True, bs=5, device='cpu'), small(keep=False, bs=5, device='cpu')
     assert there.train.decoded.fits == fits and not here.train.decoded.fits
     for seed, (one, two) in enumerate([(there, here), (there.valid, here.valid)]):
@@ -248,23 +248,23 @@ def test_batches_are_the_same_wherever_the_images_are(small, fits, monkeypatch):
             assert x.stride() == x2.stride()
 
 
-def test_kept_images_are_not_those_of_other_rows(small, tiny_table):
+def test_stored_images_are_not_used_for_other_rows(small, tiny_table):
     dls = small(keep=True, device='cpu')
     others = dls.test_dl(tiny_table[~tiny_table.is_valid].head(3), with_labels=True)
     assert others.decoded is None
     assert torch.equal(others.one_batch()[0], small(augment=[]).train.new(shuffle=False).one_batch()[0][:3])
 
 
-def test_one_image_again_and_again_can_be_shown_of_kept_ones_too(small):
+def test_show_batch_unique_works_with_stored_images(small):
     small(keep=True, device='cpu').show_batch(unique=True, max_n=3)
 
 
-def test_to_keep_images_and_to_have_workers_is_refused(small):
-    with pytest.raises(ValueError, match='num_workers=2: no process fetches what is kept'): small(keep=True, num_workers=2)
+def test_keep_with_workers_is_refused(small):
+    with pytest.raises(ValueError, match='num_workers=2: workers cannot use images on a device'): small(keep=True, num_workers=2)
 
 
 @pytest.mark.parametrize('label', ['cost_$5^_to_$10', '$$', r'$\frac{', 'a_$_b_$', '${}$', r'\$x$', '%$#$&'])
-def test_a_class_whose_name_looks_like_a_formula_is_shown_as_it_is(tiny_table, label, tmp_path):
+def test_a_class_name_that_looks_like_a_formula_is_shown_literally(tiny_table, label, tmp_path):
     from matplotlib import pyplot as plt
 
     from pet_classifier.evaluation.interpretation import PetInterpretation
@@ -279,3 +279,10 @@ def test_a_class_whose_name_looks_like_a_formula_is_shown_as_it_is(tiny_table, l
     figures = [plt.gcf(), interp.plot_confusion_matrix(), interp.plot_top_losses(6), interp.plot_most_confused()]
     for i, fig in enumerate(figures): fig.savefig(tmp_path/f'{i}.png', dpi=20)
     plt.close('all')
+
+
+def test_several_sizes_load_the_largest_and_are_remembered(tiny_table):
+    dls = loaders(tiny_table, size=(48, 32), bs=4)
+    assert (dls.size, dls.sizes) == (48, (32, 48)) and dls.one_batch()[0].shape[-1] == 48
+    assert loaders(tiny_table, size=32).sizes == (32,)
+    with pytest.raises(ValueError, match=r'size=\(32, 32\): expected'): loaders(tiny_table, size=(32, 32))

@@ -1,4 +1,4 @@
-"DATA, as people have it, becomes the labelled table: every layout of folders and every dialect of a file of labels."
+"Folders of every layout and label files of every dialect become the labelled table."
 import json
 import os
 import unicodedata
@@ -17,7 +17,7 @@ INNERMOST = '/([^/]+)/[^/]+$'
 
 
 def lay(folder, *files):
-    "Images of a few pixels, each of another colour"
+    "Create images of a few pixels, each of another colour"
     for i, f in enumerate(files):
         (folder/f).parent.mkdir(parents=True, exist_ok=True)
         fmt = 'PNG' if f.lower().endswith('.png') else 'WEBP' if f.endswith('.webp') else 'JPEG'
@@ -28,7 +28,7 @@ def lay(folder, *files):
 def labels(found, folder): return {f.relative_to(folder).as_posix(): l for f, l in zip(found.table.file, found.table.label)}
 
 
-def said(found, *words): return any(all(w in note for w in words) for note in found.notes)
+def noted(found, *words): return any(all(w in note for w in words) for note in found.notes)
 
 
 # layouts
@@ -80,7 +80,7 @@ def test_layouts(tmp_path, layout):
     files, expected, words = LAYOUTS[layout]
     found = labelled_images(lay(tmp_path/'photos', *files))
     assert labels(found, tmp_path/'photos') == expected and 'is_valid' not in found.table and not len(found.test)
-    assert bool(found.notes) == bool(words) and (not words or said(found, *words))
+    assert bool(found.notes) == bool(words) and (not words or noted(found, *words))
     assert not len(found.broken) and found.root == tmp_path/'photos' and all(f.is_absolute() for f in found.table.file)
 
 
@@ -96,38 +96,38 @@ def test_the_folders_are_the_split(tmp_path, train, valid, test, inner, around):
     assert sorted(found.table.label) == ['cat', 'cat', 'dog', 'dog'] and found.table.is_valid.dtype == bool
     assert found.table.is_valid.tolist() == [p == valid for p in part] and set(part) == {train, valid}
     assert found.test.label.tolist() == (['cat', 'dog'] if test else []) and list(found.test) == ['file', 'label']
-    assert said(found, f'{train}/ and {valid}/ are taken as the split', *[f'{test}/ is a test set'] * bool(test))
+    assert noted(found, f'{train}/ and {valid}/ are used as the split', *[f'{test}/ is a test set'] * bool(test))
 
 
-def test_only_a_test_folder_beside_train_is_never_learned_from(tmp_path):
+def test_a_test_folder_beside_train_is_not_trained_on(tmp_path):
     lay(tmp_path, *[f'{part}/{c}/{i}.jpg' for part in ('train', 'test') for c in ('cat', 'dog') for i in range(4)])
     found = labelled_images(tmp_path)
     table = split_table(found.table, None, .25, 2)
     assert (
         {f.relative_to(tmp_path).parts[0] for f in table.file} == {'train'} and table.is_valid.sum() == 2 and len(found.test) == 8
     )
-    assert said(found, 'a part of train/ is drawn', 'test/ is a test set', 'renamed to valid/')
+    assert noted(found, 'a random part of train/ is used for validation', 'test/ is a test set', 'renamed to valid/')
 
 
 @pytest.mark.parametrize('where', ['test/{}.jpg', 'test/unknown/{}.jpg'])
 @pytest.mark.parametrize('parts', [['train'], ['train', 'val']])
-def test_a_test_folder_without_labels_is_left_out_and_said(tmp_path, where, parts):
+def test_an_unlabelled_test_folder_is_left_out_with_a_note(tmp_path, where, parts):
     lay(tmp_path, *[f'{part}/{c}/1.jpg' for part in parts for c in ('cat', 'dog')], *map(where.format, range(3)))
     found = labelled_images(tmp_path)
     assert set(found.table.label) == {'cat', 'dog'} and not len(found.test) and ('is_valid' in found.table) == ('val' in parts)
-    assert said(found, 'left out: 3 images') and len(found.skipped) == 3
+    assert noted(found, 'left out: 3 images') and len(found.skipped) == 3
 
 
 @pytest.mark.parametrize('files, says', [
-    (['cat/1.jpg', 'dog/1.jpg', 'IMG_9.jpg'], "1 of 3 images lie in no class's folder: IMG_9.jpg"),
-    (['cat/1.jpg', 'dog/1.jpg', 'IMG_9.jpg', 'cover.png'], "2 of 4 images lie in no class's folder: IMG_9.jpg, cover.png"),
-    (['train/cat/1.jpg', 'train/dog/1.jpg', 'val/cat/1.jpg', 'val/s.jpg'], "1 of 4 images lie in no class's folder: s.jpg"),
+    (['cat/1.jpg', 'dog/1.jpg', 'IMG_9.jpg'], "1 of 3 images are in no class folder: IMG_9.jpg"),
+    (['cat/1.jpg', 'dog/1.jpg', 'IMG_9.jpg', 'cover.png'], "2 of 4 images are in no class folder: IMG_9.jpg, cover.png"),
+    (['train/cat/1.jpg', 'train/dog/1.jpg', 'val/cat/1.jpg', 'val/s.jpg'], "1 of 4 images are in no class folder: s.jpg"),
     (['train/cat/1.jpg', 'train/dog/1.jpg', 'val/cat/1.jpg', 'fox/s.jpg'], 'but beside train/ and val/: s.jpg; move them'),
     (['train/cat/1.jpg', 'train/dog/1.jpg', 'val/cat/1.jpg', 's.jpg'], 'but beside train/ and val/: s.jpg; move them'),
     (['cat_1.jpg', 'dog_1.jpg', 'cover.jpg'], '1 of 3 names do not match LABEL_NUMBER'),
     (['a3f9.jpg', '77b2.jpg', 'c0ffee1.jpg'], '3 of 3 names do not match LABEL_NUMBER'),
 ])
-def test_strays_are_named_and_collected(tmp_path, files, says):
+def test_unlabelled_images_are_named_and_collected(tmp_path, files, says):
     lay(tmp_path, *files)
     with pytest.raises(ValueError) as e: labelled_images(tmp_path)
     assert says in str(e.value) and '--pattern' in str(e.value)
@@ -135,23 +135,24 @@ def test_strays_are_named_and_collected(tmp_path, files, says):
     assert set(found.problems.kind) >= {'name'} and len(found.table) + (found.problems.kind == 'name').sum() == len(files)
 
 
-def test_a_pattern_goes_first_and_sees_the_path_if_it_asks_for_it(tmp_path):
+def test_a_pattern_takes_precedence_and_may_match_the_path(tmp_path):
     lay(tmp_path, 'cat/in_1.jpg', 'dog/out_2.jpg')
     assert labelled_images(tmp_path, '^(.+)_').table.label.tolist() == ['in', 'out']
     assert labelled_images(tmp_path, '^/(.)').table.label.tolist() == ['c', 'd']
-    assert labelled_images(tmp_path, r'/([^/]+)_\d+.jpg$').table.label.tolist() == ['in', 'out']  # fastai 1's for the pets
-    with pytest.raises(ValueError, match=r"1 of 2 names do not match '\^\(in\)': out_2.jpg; the pattern sees the file's name"):
+    assert labelled_images(tmp_path, r'/([^/]+)_\d+.jpg$').table.label.tolist() == ['in', 'out']  # fastai 1's pattern
+    with pytest.raises(ValueError, match=r"'\^\(in\)': out_2.jpg; the pattern is matched against the file name"):
         labelled_images(tmp_path, '^(in)')
     assert labelled_images(tmp_path, '^(in)', strict=False).problems.kind.tolist() == ['name', 'class']
-    with pytest.raises(ValueError, match='is no regular expression'): labelled_images(tmp_path, '(', strict=False)
+    with pytest.raises(ValueError, match='is not a regular expression'): labelled_images(tmp_path, '(', strict=False)
 
 
-def test_a_pattern_keeps_the_folders_split(tmp_path):
+def test_a_pattern_keeps_the_split_of_the_folders(tmp_path):
     lay(tmp_path, *[f'{part}/{c}/x_{i}.jpg' for part in ('train', 'val') for c in 'ab' for i in range(2)])
     assert labelled_images(tmp_path, r'_(\d)').table.is_valid.tolist() == [False]*4 + [True]*4
     lay(tmp_path, 'plane/x_0.jpg')
     found = labelled_images(tmp_path, '^/([^/]+)')
-    assert set(found.table.label) == {'train', 'val', 'plane'} and 'is_valid' not in found.table and said(found, 'are no split')
+    assert set(found.table.label) == {'train', 'val', 'plane'} and 'is_valid' not in found.table
+    assert noted(found, 'are not used as a split')
 
 
 def test_empty_classes_and_broken_ones_are_named(tmp_path):
@@ -160,23 +161,24 @@ def test_empty_classes_and_broken_ones_are_named(tmp_path):
     (tmp_path/'fox').mkdir()
     found = labelled_images(tmp_path)
     assert set(found.table.label) == {'cat', 'dog'} and [f.name for f in found.broken.file] == ['1.jpg']
-    assert said(found, "'bird' holds no image", '1 x .xyz') and said(found, "'fox'", 'empty') and said(found, "'owl'", 'no class')
+    assert noted(found, "'bird' contains no image", '1 x .xyz')
+    assert noted(found, "'fox'", 'empty') and noted(found, "'owl'", 'not a class')
     assert found.problems.kind.tolist().count('class') == 3
     for label in 'cat', 'dog': (tmp_path/label/'1.jpg').write_text('no image')
     with pytest.raises(ValueError, match='no images to label: none can be opened'): labelled_images(tmp_path)
 
 
-@pytest.mark.parametrize('names, by', [(['Cat', 'cat'], 'case'), (['cat', 'cat '], 'blanks'), (['a  b', 'a b'], 'blanks'),
+@pytest.mark.parametrize('names, by', [(['Cat', 'cat'], 'case'), (['cat', 'cat '], 'whitespace'), (['a  b', 'a b'], 'whitespace'),
                                        ([NFC, NFD], 'Unicode form')])
-def test_labels_that_look_alike_are_named_and_stay(tmp_path, names, by):
+def test_similar_labels_are_reported_and_kept(tmp_path, names, by):
     found = labelled_images(lay(tmp_path, *[f'{n}/1.jpg' for n in [*names, 'dog']]))
     assert set(found.table.label) == {*names, 'dog'} and found.problems.kind.tolist() == ['label']
-    assert said(found, *map(repr, names), by)
+    assert noted(found, *map(repr, names), by)
 
 
 @pytest.mark.parametrize('name, label', [(b'caf\xe9', r'caf\xe9'), (b'a\x1b[2J', r'a\x1b[2J'), (b'a\nb', r'a\nb'),
                                          ('a\u202eb'.encode(), r'a\u202eb'), (b'$a$', '$a$'), ('柴犬'.encode(), '柴犬')])
-def test_labels_that_cannot_be_shown_are_escaped(tmp_path, name, label):
+def test_unprintable_labels_are_escaped(tmp_path, name, label):
     found = labelled_images(lay(tmp_path, f'{os.fsdecode(name)}/1.jpg', 'dog/1.jpg'))
     assert sorted(found.table.label) == sorted([label, 'dog']) and all(f.is_file() for f in found.table.file)
     assert bool(found.notes) == (os.fsencode(label) != name)
@@ -202,7 +204,7 @@ def test_links_are_followed_and_keep_their_names(tmp_path):
     for folder in tmp_path/'photos', tmp_path/'linked':
         found = labelled_images(folder)
         assert labels(found, folder) == {'cat/1.jpg': 'cat', 'dog/1.jpg': 'dog', 'bird/1.jpg': 'bird'}
-        assert said(found, "'loop' is a link") and [f.name for f in found.broken.file] == ['gone']
+        assert noted(found, "'loop' links to a folder") and [f.name for f in found.broken.file] == ['gone']
 
 
 @pytest.mark.parametrize('form', ['photos', './photos', '../w/photos', '~/photos', 'photos/'])
@@ -215,13 +217,13 @@ def test_relative_paths(tmp_path, monkeypatch, form):
         assert found.table.file.tolist() == [tmp_path/'w'/'photos'/c/'1.jpg' for c in ('cat', 'dog')]
 
 
-def test_the_current_folder_is_gone(tmp_path, monkeypatch):
+def test_a_deleted_current_folder(tmp_path, monkeypatch):
     lay(tmp_path, 'photos/cat/1.jpg', 'photos/dog/1.jpg')
     (tmp_path/'gone').mkdir()
     monkeypatch.chdir(tmp_path/'gone')
     (tmp_path/'gone').rmdir()
     assert len(labelled_images(tmp_path/'photos').table) == 2
-    with pytest.raises(FileNotFoundError, match="'photos' is relative to the current folder, which is gone: .*absolute"):
+    with pytest.raises(FileNotFoundError, match="'photos' is relative to the current folder, which no longer exists: .*absolute"):
         labelled_images('photos')
 
 
@@ -231,13 +233,13 @@ def test_a_run_in_the_folder_is_skipped(tmp_path):
     found = labelled_images(tmp_path)
     assert (
         set(found.table.label) == {'cat', 'dog'}
-        and said(found, "'run' is the folder of a run")
+        and noted(found, "'run' is the folder of a run")
         and tmp_path / 'run' in found.skipped
     )
-    with pytest.raises(ValueError, match='is the folder of a run, not of images'): labelled_images(tmp_path/'run')
+    with pytest.raises(ValueError, match='is the folder of a training run, not of images'): labelled_images(tmp_path/'run')
 
 
-def test_a_folder_that_may_not_be_read_does_not_stop_the_rest(tmp_path, monkeypatch):
+def test_an_unreadable_folder_does_not_stop_the_scan(tmp_path, monkeypatch):
     lay(tmp_path, 'cat/1.jpg', 'dog/1.jpg', 'fox/1.jpg')
     scandir = os.scandir
     def refuse(path):
@@ -254,23 +256,24 @@ def test_a_folder_that_may_not_be_read_does_not_stop_the_rest(tmp_path, monkeypa
 @pytest.mark.parametrize('make, error, says', [
     (lambda p: None, NotADirectoryError, 'is neither a folder nor a data set'),
     (lambda p: p.write_text('x'), NotADirectoryError, 'is a file, not a folder'),
-    (lambda p: p.symlink_to('nowhere'), NotADirectoryError, 'is a link to what is not there'),
-    (lambda p: (p.mkdir(), (p/'a.txt').touch()), ValueError, 'no image in .*, which holds 1 x .txt'),
-    (lambda p: p.mkdir(), ValueError, 'no image in .*, which holds no file')])
+    (lambda p: p.symlink_to('nowhere'), NotADirectoryError, 'is a broken link'),
+    (lambda p: (p.mkdir(), (p/'a.txt').touch()), ValueError, 'no image in .*, which contains 1 x .txt'),
+    (lambda p: p.mkdir(), ValueError, 'no image in .*, which contains no file')])
 @pytest.mark.parametrize('strict', [True, False])
-def test_data_that_is_none(tmp_path, make, error, says, strict):
+def test_invalid_data(tmp_path, make, error, says, strict):
     make(tmp_path/'data')
     with pytest.raises(error, match=says): labelled_images(tmp_path/'data', strict=strict)
 
 
-def test_a_folder_called_like_a_data_set(tmp_path, monkeypatch):
+def test_a_folder_named_like_a_data_set(tmp_path, monkeypatch):
     monkeypatch.chdir(lay(tmp_path, 'digits/cat/1.jpg', 'digits/dog/1.jpg'))
     assert len(labelled_images('./digits').table) == 2
     found = labelled_images('digits')
-    assert set(found.table.label) == {'3', '7'} and said(found, "'digits' is the data set of that name; the folder is ./digits")
+    assert set(found.table.label) == {'3', '7'}
+    assert noted(found, "'digits' is the data set of that name; for the folder, give ./digits")
 
 
-def test_labelled_table_is_its_beginning(tmp_path):
+def test_labelled_images_begins_with_the_table(tmp_path):
     table, broken = labelled_table(lay(tmp_path, 'cat/1.jpg', 'dog/1.jpg'))
     assert table.label.tolist() == ['cat', 'dog'] and not len(broken)
 
@@ -312,12 +315,12 @@ DIALECTS = {
 
 
 @pytest.mark.parametrize('dialect', DIALECTS)
-def test_dialects(tmp_path, dialect):
+def test_csv_dialects(tmp_path, dialect):
     lay(tmp_path, *IMAGES)
     (tmp_path/'labels.csv').write_bytes(DIALECTS[dialect])
     found = labelled_images(tmp_path/'labels.csv')
     assert labels(found, tmp_path) == dict(zip(IMAGES, LABELS)) and found.root == tmp_path and not len(found.problems)
-    assert said(found, 'cp1252') == (dialect == 'cp1252')
+    assert noted(found, 'cp1252') == (dialect == 'cp1252')
     assert any('files were found' in n for n in found.notes) == (dialect in (
         'backslashes', 'no suffix', 'case', 'another machine', 'Windows', 'Label Studio, local'))
 
@@ -336,19 +339,19 @@ def test_dialects(tmp_path, dialect):
         ('name', 'class_name'),
     ],
 )
-def test_columns_are_found_out(tmp_path, header):
+def test_columns_are_detected(tmp_path, header):
     lay(tmp_path, *IMAGES)
     (tmp_path/'l.csv').write_text(rows(header=header), encoding='utf-8')
     found = labelled_images(tmp_path/'l.csv')
-    assert labels(found, tmp_path) == dict(zip(IMAGES, LABELS)) and said(found, repr(header[0]), repr(header[1]))
+    assert labels(found, tmp_path) == dict(zip(IMAGES, LABELS)) and noted(found, repr(header[0]), repr(header[1]))
 
 
-def test_columns_are_given_or_asked_for(tmp_path):
+def test_ambiguous_columns_must_be_given(tmp_path):
     lay(tmp_path, *IMAGES)
     frame = pd.DataFrame({'a': IMAGES, 'b': IMAGES[::-1], 'x': list('pqpq'), 'y2': list('rstu')})
     frame.to_csv(tmp_path/'l.csv', index=False)
     with pytest.raises(
-        ValueError, match="'l.csv': no column looks like that of the labels; there are 'a', 'b', 'x', 'y2': .*--label-col"
+        ValueError, match="'l.csv': cannot tell which column has the labels; there are 'a', 'b', 'x', 'y2': .*--label-col"
     ):
         labelled_images(tmp_path/'l.csv')
     assert labelled_images(tmp_path / 'l.csv', file_col='b', label_col='x').table.file.tolist() == [
@@ -357,7 +360,7 @@ def test_columns_are_given_or_asked_for(tmp_path):
     with pytest.raises(ValueError, match=r"no column 'z' \(--file-col\)"): labelled_images(tmp_path/'l.csv', file_col='z')
     for how in dict(pattern='(x)'), dict(pattern='(x)', strict=False):
         with pytest.raises(ValueError, match='a pattern is for a folder'): labelled_images(tmp_path/'l.csv', **how)
-    with pytest.raises(ValueError, match='is a folder; columns and a root belong'): labelled_images(tmp_path, label_col='x')
+    with pytest.raises(ValueError, match='is a folder; columns and a root are for'): labelled_images(tmp_path, label_col='x')
 
 
 KINDS = {
@@ -395,15 +398,15 @@ def test_a_column_is_the_split(tmp_path, column, values, valid, test):
     pd.DataFrame({'file': IMAGES, 'label': list('abab'), column: values}).to_csv(tmp_path/'l.csv', index=False)
     found = labelled_images(tmp_path/'l.csv')
     assert (found.table.is_valid.tolist() if valid else None) == valid and ('is_valid' in found.table) == bool(valid)
-    assert len(found.test) == test and said(found, 'says the split')
+    assert len(found.test) == test and noted(found, 'defines the split')
 
 
-def test_a_split_that_is_none_is_refused(tmp_path):
+def test_an_invalid_split_column_is_refused(tmp_path):
     lay(tmp_path, *IMAGES)
     pd.DataFrame({'file': IMAGES, 'label': list('abab'), 'split': ['train', 'x', '', 'val']}).to_csv(
         tmp_path / 'l.csv', index=False
     )
-    with pytest.raises(ValueError, match="'l.csv': the column 'split' says train, valid or test; there is also '', 'x'"):
+    with pytest.raises(ValueError, match="'l.csv': the column 'split' must contain train, valid or test; got also '', 'x'"):
         labelled_images(tmp_path/'l.csv')
 
 
@@ -419,7 +422,7 @@ def test_a_split_that_is_none_is_refused(tmp_path):
         (lambda d: pd.concat([d, d[:1].assign(label='other')]), 'twice', '1 of 30 images are listed with several labels: 0.jpg'),
     ],
 )
-def test_what_is_wrong_in_a_file_is_refused_or_collected(tmp_path, change, kind, says):
+def test_problems_in_a_label_file_are_raised_or_collected(tmp_path, change, kind, says):
     frame = pd.DataFrame({'file': [f'{i}.jpg' for i in range(30)], 'label': list('ab')*15})
     lay(tmp_path, *frame.file)
     change(frame).to_csv(tmp_path/'l.csv', index=False)
@@ -427,11 +430,11 @@ def test_what_is_wrong_in_a_file_is_refused_or_collected(tmp_path, change, kind,
     assert set(labelled_images(tmp_path/'l.csv', strict=False).problems.kind) >= {kind}
 
 
-def test_a_row_that_is_there_twice_counts_once(tmp_path):
+def test_a_repeated_row_is_used_once(tmp_path):
     lay(tmp_path, *IMAGES)
     (tmp_path/'l.csv').write_text(rows() + rows().split('\n', 1)[1], encoding='utf-8')
     found = labelled_images(tmp_path/'l.csv')
-    assert len(found.table) == 4 and said(found, '4 rows name an image that is listed already')
+    assert len(found.table) == 4 and noted(found, '4 rows repeat an image')
 
 
 @pytest.mark.parametrize(
@@ -439,7 +442,7 @@ def test_a_row_that_is_there_twice_counts_once(tmp_path):
     [
         (b'', 'it is empty'),
         (b'file,label\na.jpg,b,c\n', 'its line 2 has 3 fields, the first has 2'),
-        (b'\xff\xfea', 'is no utf-16'),
+        (b'\xff\xfea', 'is not valid utf-16'),
         (b'file,label\n', 'no images to label'),
     ],
 )
@@ -450,7 +453,7 @@ def test_files_that_cannot_be_read(tmp_path, content, says):
 
 @pytest.mark.parametrize('content', ['', '{', '[]', '3', '[1]', '{"a": {"b": 1}}', '[{"a": 1}]'])
 @pytest.mark.parametrize('name', ['l.json', 'l.jsonl'])
-def test_json_that_is_none(tmp_path, content, name):
+def test_invalid_json(tmp_path, content, name):
     (tmp_path/name).write_text(content)
     with pytest.raises(ValueError, match=f"'{name}'"): labelled_images(tmp_path/name)
 
@@ -459,13 +462,13 @@ def test_json_that_is_none(tmp_path, content, name):
 
 @pytest.mark.parametrize('kind', ['csv', 'jsonl', 'parquet'])
 @pytest.mark.parametrize('parts', [[''], ['train', 'test'], ['train', 'validation']])
-def test_an_imagefolder_of_hugging_face(tmp_path, kind, parts):
+def test_hugging_face_imagefolder(tmp_path, kind, parts):
     for part in parts:
         lay(tmp_path/part, 'x/1.jpg', 'x/2.jpg')
         frame = pd.DataFrame({'file_name': ['x/1.jpg', 'x/2.jpg'], 'label': ['cat', 'dog'], 'text': ['a', 'b']})
         KINDS['l.' + kind](frame, tmp_path/part/f'metadata.{kind}')
     found = labelled_images(tmp_path)
-    assert set(found.table.label) == {'cat', 'dog'} and said(found, f'labels are those of metadata.{kind}')
+    assert set(found.table.label) == {'cat', 'dog'} and noted(found, f'labels are taken from metadata.{kind}')
     assert (len(found.table), len(found.test), 'is_valid' in found.table) == (
         4 if 'validation' in parts else 2,
         2 * ('test' in parts),
@@ -479,8 +482,8 @@ def test_metadata_without_labels_leaves_them_to_the_folders(tmp_path):
         tmp_path / 'metadata.csv', index=False
     )
     found = labelled_images(tmp_path)
-    assert found.table.label.tolist() == ['cat', 'dog'] and said(
-        found, 'no column looks like that of the labels', 'taken from the folders'
+    assert found.table.label.tolist() == ['cat', 'dog'] and noted(
+        found, 'cannot tell which column has the labels', 'taken from the folders'
     )
     assert labelled_images(tmp_path, label_col='text').table.label.tolist() == ['a', 'b']
 
@@ -513,13 +516,13 @@ def test_exports_of_label_studio(tmp_path, form):
     if form == 'csv': pd.DataFrame(flat).to_csv(tmp_path/'e.csv', index=False)
     else: (tmp_path/'e.json').write_text(json.dumps(made if form == 'tasks' else flat))
     found = labelled_images(tmp_path/('e.csv' if form == 'csv' else 'e.json'), root=tmp_path/'images')
-    assert labels(found, tmp_path / 'images') == {'1.jpg': 'cat', '2.png': 'cat', '3.JPG': 'dog'} and said(
+    assert labels(found, tmp_path / 'images') == {'1.jpg': 'cat', '2.png': 'cat', '3.JPG': 'dog'} and noted(
         found, "Label Studio's digits"
     )
-    assert said(found, '1 of 4 tasks have no label yet') == (form == 'tasks')
+    assert noted(found, '1 of 4 tasks have no label') == (form == 'tasks')
 
 
-def test_people_who_disagree(tmp_path):
+def test_contradictory_annotations(tmp_path):
     lay(tmp_path, *[Path(f).name for f in IMAGES])
     (tmp_path/'e.json').write_text(json.dumps(tasks([['cat', 'dog'], ['cat'], ['dog'], ['dog']])))
     with pytest.raises(ValueError, match='1 of 4 images are listed with several labels: 1.jpg'):
@@ -528,13 +531,13 @@ def test_people_who_disagree(tmp_path):
     assert len(found.table) == 3 and found.problems.kind.tolist() == ['twice']
 
 
-def test_names_that_fit_several_files_are_missing(tmp_path):
+def test_ambiguous_names_are_missing(tmp_path):
     lay(tmp_path, 'a/1.jpg', 'a/1.png', 'b/2.jpg')
     (tmp_path/'l.csv').write_text('file,label\na/1,x\nb/2,y\n')
     with pytest.raises(FileNotFoundError, match='1 of 2 files are not in'): labelled_images(tmp_path/'l.csv')
 
 
-def test_names_that_are_no_utf8_are_found(tmp_path):
+def test_names_that_are_not_utf8_are_found(tmp_path):
     lay(tmp_path, os.fsdecode(b'caf\xe9.jpg'), 'b.jpg')
     for content in b'file,label\ncaf\xe9.jpg,x\nb.jpg,y\n', b'file,label\ncaf\xe9.jpg,K\xc3\xa4\nb.jpg,y\n':
         (tmp_path/'l.csv').write_bytes(content)

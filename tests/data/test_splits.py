@@ -1,4 +1,4 @@
-"Which images to learn from and which to be examined on."
+"Splits are stratified, reproducible, and saved and loaded unchanged."
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from pet_classifier.data.splits import check_split, load_split, random_split, sa
 
 
 def table(folder='pets', **sizes):
-    "A labelled table with as many images of each class as `sizes` says."
+    "Return a labelled table with `sizes` images per class."
     files = [f'{folder}/{label}_{i}.jpg' for label, n in sizes.items() for i in range(n)]
     return label_from_lists(files, [label for label, n in sizes.items() for _ in range(n)])
 
@@ -30,27 +30,27 @@ BREEDS = {f'breed{i}': 7 for i in range(37)}
 @pytest.mark.parametrize('sizes, pct, valid', [
     (dict(a=10, b=10), .2, dict(a=2, b=2)),
     (dict(a=100, b=50, c=3, d=2), .2, dict(a=20, b=10, c=1, d=1)),
-    (dict(a=2, b=2), .01, dict(a=1, b=1)),          # at least one to validate on
-    (dict(a=2, b=3), .99, dict(a=1, b=2)),          # and one to train on
+    (dict(a=2, b=2), .01, dict(a=1, b=1)),          # at least one validation image
+    (dict(a=2, b=3), .99, dict(a=1, b=2)),          # and one training image
     (dict(a=14, b=11), .5, dict(a=7, b=5)),         # 12.5 is rounded to even
-    (dict(a=7, b=13), .2, dict(a=1, b=3)),          # shares 1.4 and 2.6: the larger remainder gives one more
+    (dict(a=7, b=13), .2, dict(a=1, b=3)),          # 1.4 and 2.6: the larger remainder is rounded up
     (dict(a=100, **{f'x{i}': 2 for i in range(10)}), .2, dict(a=20, **{f'x{i}': 1 for i in range(10)})),
     (dict(a=7, b=7), 2 / 7, dict(a=2, b=2)),
     (dict(a=10, b=10), .1 + .2, dict(a=3, b=3)),
 ])
-def test_shares(sizes, pct, valid): assert counts(random_split(table(**sizes), pct)) == valid
+def test_counts_per_class(sizes, pct, valid): assert counts(random_split(table(**sizes), pct)) == valid
 
 
 @pytest.mark.parametrize('pct', [.1, .2, .25, .3, .5, .8])
 @pytest.mark.parametrize('seed', range(3))
-def test_each_class_gives_its_share_and_the_total_is_right(pct, seed):
+def test_the_split_is_stratified_and_the_total_is_right(pct, seed):
     sizes = dict(zip([f'c{i}' for i in range(40)], np.random.default_rng(seed).integers(10, 60, 40).tolist(), strict=True))
     valid = counts(random_split(table(**sizes), pct, seed))
     assert all(abs(valid[c] - n * pct) < 1 for c, n in sizes.items())
     assert sum(valid.values()) == round(sum(sizes.values()) * pct)
 
 
-def test_equal_remainders_are_settled_by_lot():
+def test_equal_remainders_are_ordered_at_random():
     given = [frozenset(c for c, n in counts(random_split(table(**BREEDS), seed=s)).items() if n == 2) for s in range(5)]
     assert [len(g) for g in given] == [15] * 5 and len(set(given)) == 5
 
@@ -61,12 +61,12 @@ def test_the_same_seed_is_the_same_split():
     assert chosen(random_split(t, seed=5)) != chosen(random_split(t, seed=6))
 
 
-def test_the_split_of_seed_2_stays_as_it_is():
-    "Published figures stand on it: a change of the drawing must be seen."
+def test_the_split_of_seed_2_does_not_change():
+    "Published results depend on it."
     assert chosen(random_split(table(a=5, b=5, c=10))) == {'a_2.jpg', 'b_4.jpg', 'c_3.jpg', 'c_8.jpg'}
 
 
-def test_neither_rows_nor_place_nor_random_state_matter():
+def test_row_order_folder_and_random_state_do_not_matter():
     t = table(**BREEDS)
     want = chosen(random_split(t))
     shuffled = t.sample(frac=1, random_state=0)
@@ -76,7 +76,7 @@ def test_neither_rows_nor_place_nor_random_state_matter():
     pd.testing.assert_frame_equal(random_split(shuffled).sort_index(), random_split(t))
 
 
-def test_numpys_random_state_is_left_alone():
+def test_numpys_random_state_is_not_changed():
     np.random.seed(1)
     want = np.random.random()
     np.random.seed(1)
@@ -84,7 +84,7 @@ def test_numpys_random_state_is_left_alone():
     assert np.random.random() == want
 
 
-def test_an_index_with_repeats():
+def test_an_index_with_duplicates():
     t = pd.concat([table(a=5, b=5), table('more', a=5, b=5)])
     assert counts(random_split(t)) == dict(a=2, b=2)
 
@@ -96,14 +96,14 @@ def test_a_new_table_is_made_and_an_old_split_replaced():
     assert chosen(random_split(split.assign(is_valid=True))) == chosen(split)
 
 
-def test_single_images_are_named():
+def test_classes_with_a_single_image_are_named():
     with pytest.raises(ValueError, match='2 of 4 classes have a single image.*: b, d; add'):
         random_split(table(a=5, b=1, c=2, d=1))
 
 
 @pytest.mark.parametrize('pct', [0, 1, 20, -.1, float('nan')])
-def test_a_share_must_be_one(pct):
-    with pytest.raises(ValueError, match=f'valid_pct={pct} must lie between 0 and 1'): random_split(table(a=5, b=5), pct)
+def test_valid_pct_must_be_between_0_and_1(pct):
+    with pytest.raises(ValueError, match=f'valid_pct={pct} must be between 0 and 1'): random_split(table(a=5, b=5), pct)
 
 
 # a look at it
@@ -114,14 +114,14 @@ def test_summary():
     assert split_summary(split.assign(is_valid=False)).valid.tolist() == [0, 0]
 
 
-def test_check_split_gives_the_table():
+def test_check_split_returns_the_table():
     split = random_split(table(a=5, b=5))
     assert check_split(split) is split
 
 
 @pytest.mark.parametrize('flags, says', [
-    ([True] * 4, '0 images to train on and 4 to validate on'), ([False] * 4, '4 images to train on and 0 to validate on'),
-    ([True, True, False, False], '1 of 2 classes are validated on but never trained on: a'),
+    ([True] * 4, '0 training and 4 validation images'), ([False] * 4, '4 training and 0 validation images'),
+    ([True, True, False, False], '1 of 2 classes have validation but no training images: a'),
     ([0, 1, 0, 1], 'must be True or False in each row, not int64'),
     ([True, None, False, False], 'must be True or False in each row, not object')])
 def test_check_split_refuses(flags, says):
@@ -129,7 +129,7 @@ def test_check_split_refuses(flags, says):
     assert says in str(e.value)
 
 
-def test_check_split_wants_a_split():
+def test_check_split_needs_a_split():
     with pytest.raises(ValueError, match="no column 'is_valid'; random_split"): check_split(table(a=2, b=2))
 
 
@@ -139,20 +139,20 @@ ODD = ['a b_1.jpg', 'quote"_1.jpg', "it's_1.jpg", 'comma,_1.jpg', 'line\nend_1.j
        'caf\udce9_1.jpg', 'NA_1.jpg']
 
 
-def test_there_and_back(tmp_path):
+def test_saving_and_loading_round_trips(tmp_path):
     files = [Path('/data/pets')/sub/n for sub in ('x', 'y/z') for n in ODD]
     split = random_split(label_from_lists(files, ['007' if '_1' in f.name and f.parent.name == 'x' else 'NA' for f in files]))
     assert save_split(split, tmp_path/'new'/'split.csv') == tmp_path/'new'/'split.csv'
     pd.testing.assert_frame_equal(load_split(split[['file', 'label']], tmp_path/'new'/'split.csv'), split)
 
 
-def test_the_manifest_is_plain(tmp_path):
+def test_the_saved_split_is_plain_csv(tmp_path):
     save_split(table('/data/pets', a=2, b=2).assign(is_valid=[True, False, False, True]), tmp_path/'split.csv')
     want = b'file,label,is_valid\na_0.jpg,a,True\na_1.jpg,a,False\nb_0.jpg,b,False\nb_1.jpg,b,True\n'
     assert (tmp_path/'split.csv').read_bytes() == want
 
 
-def test_it_fits_another_order_and_another_place(tmp_path):
+def test_a_saved_split_fits_another_order_and_folder(tmp_path):
     split = random_split(table('/data/pets/images', **BREEDS))
     save_split(split, tmp_path/'split.csv')
     back = load_split(table('elsewhere', **BREEDS).sample(frac=1, random_state=1), tmp_path/'split.csv')
@@ -170,7 +170,7 @@ def test_a_given_root(tmp_path):
 
 def test_no_common_root(tmp_path):
     mixed = label_from_lists(['/a/1.jpg', 'b/2.jpg', '/a/3.jpg', 'b/4.jpg'], list('xxyy')).assign(is_valid=[True, False] * 2)
-    with pytest.raises(ValueError, match='no folder in common.*give it as root='): save_split(mixed, tmp_path/'s.csv')
+    with pytest.raises(ValueError, match='no common folder.*give it as root='): save_split(mixed, tmp_path/'s.csv')
 
 
 def test_other_images_are_named(tmp_path):
@@ -179,21 +179,21 @@ def test_other_images_are_named(tmp_path):
     other.loc[other.label == 'c', 'label'] = 'd'
     with pytest.raises(ValueError) as e: load_split(other, tmp_path/'split.csv')
     assert str(e.value) == ("'split.csv' is not the split of these images: 1 only in the split: a_2.jpg; "
-                            '1 only in the table: b_3.jpg; 3 labelled otherwise: c_0.jpg, c_1.jpg, c_2.jpg')
+                            '1 only in the table: b_3.jpg; 3 with another label: c_0.jpg, c_1.jpg, c_2.jpg')
 
 
-@pytest.mark.parametrize('text, says', [('file,label\na_0.jpg,a\n', "is no split: it has no column is_valid, only file, label"),
-                                        ('file,label,is_valid\npets/a_0.jpg,a,perhaps\n', "there is also 'perhaps'"),
-                                        ('file,label,is_valid\n' + 'a_0.jpg,a,True\n' * 2, '1 named twice: a_0.jpg')])
-def test_a_broken_manifest(tmp_path, text, says):
+@pytest.mark.parametrize('text, says', [('file,label\na_0.jpg,a\n', "not a split: it has no column is_valid, only file, label"),
+                                        ('file,label,is_valid\npets/a_0.jpg,a,perhaps\n', "got also 'perhaps'"),
+                                        ('file,label,is_valid\n' + 'a_0.jpg,a,True\n' * 2, '1 listed twice: a_0.jpg')])
+def test_a_broken_split_file(tmp_path, text, says):
     (tmp_path/'split.csv').write_text(text)
     with pytest.raises(ValueError) as e: load_split(table(a=2, b=2), tmp_path/'split.csv')
     assert says in str(e.value)
 
 
-def test_a_manifest_without_a_validation_part(tmp_path):
+def test_a_split_file_without_validation_images(tmp_path):
     (tmp_path/'split.csv').write_text('file,label,is_valid\n' + ''.join(f'{x}_0.jpg,{x},False\n' for x in 'ab'))
-    with pytest.raises(ValueError, match='2 images to train on and 0 to validate on'):
+    with pytest.raises(ValueError, match='2 training and 0 validation images'):
         load_split(table(a=1, b=1), tmp_path/'split.csv')
 
 

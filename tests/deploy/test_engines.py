@@ -15,6 +15,7 @@ from scipy.special import softmax
 
 from pet_classifier.cli import main
 from pet_classifier.data.crops import load_images
+from pet_classifier.data.loaders import loaders
 from pet_classifier.deploy import engines
 from pet_classifier.deploy.engines import (
     ENGINES,
@@ -37,13 +38,15 @@ needs_openvino = pytest.mark.skipif(find_spec('openvino') is None, reason='OpenV
 OTHERS = pytest.param('openvino', marks=needs_openvino), pytest.param('onnx', marks=needs_onnx)
 
 
-@pytest.fixture(scope='module', params=['linear', 'fastai'])
-def folder(request, tiny_dls, tiny_weights, tmp_path_factory):
+@pytest.fixture(scope='module', params=['linear', 'fastai', 'two sizes'])
+def folder(request, tiny_dls, tiny_table, tiny_weights, tmp_path_factory):
     "A bundle whose answers are not all alike"
     from pet_classifier.training.learner import pet_learner
-    learn = pet_learner(tiny_dls, 'test_resnet', str(tiny_weights), head=request.param)
+    head = 'fastai' if request.param == 'fastai' else 'linear'
+    dls = loaders(tiny_table, size=(24, 32)) if request.param == 'two sizes' else tiny_dls
+    learn = pet_learner(dls, 'test_resnet', str(tiny_weights), head=head)
     torch.manual_seed(0)
-    torch.nn.init.normal_(learn.model[1][-1].weight, std=dict(linear=0.5, fastai=0.01)[request.param])
+    torch.nn.init.normal_(learn.model[1][-1].weight, std=dict(linear=0.5, fastai=0.01)[head])
     return save_bundle(learn, tmp_path_factory.mktemp('saved')/'model')
 
 

@@ -154,7 +154,8 @@ def test_offline_is_said(bundle, hub, monkeypatch):
 
 def test_no_token_is_said(bundle, hub, monkeypatch):
     monkeypatch.delenv('HF_TOKEN')
-    with pytest.raises(ValueError, match='no Hugging Face token found; log in with `hf auth login`'): push_to_hub(bundle, 'ada/pets', endpoint=hub.endpoint)
+    with pytest.raises(ValueError, match='no Hugging Face token found; log in with `hf auth login`'):
+        push_to_hub(bundle, 'ada/pets', endpoint=hub.endpoint)
     assert hub.asked == []
 
 

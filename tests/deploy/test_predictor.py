@@ -114,8 +114,8 @@ def test_a_list_is_answered_as_a_list_in_batches(predictor, files, monkeypatch):
 def test_what_is_no_image_in_a_list_is_told_with_its_place(predictor, files, broken):
     with pytest.raises(ImageProblem, match='^text.jpg: not an image'): predictor.predict([*files, *broken])
     for wrong, said in ((b'text', 'this image, number 2 of the list: not an image'),
-                        (np.zeros((9, 8, 3)), 'this array, number 2 of the list: its numbers are float64, expected uint8'),
-                        (None, 'this NoneType, number 2 of the list: no image; expected its path')):
+                        (np.zeros((9, 8, 3)), 'this array, number 2 of the list: its dtype is float64, expected uint8'),
+                        (None, 'this NoneType, number 2 of the list: not an image; expected a path')):
         with pytest.raises(ImageProblem, match=said): predictor.predict([*files[:2], wrong])
         with pytest.raises(ImageProblem, match=said.replace(', number 2 of the list', '')): predictor.predict(wrong)
 

@@ -104,7 +104,7 @@ def test_features_are_those_of_the_local_path_and_train_the_same_head(learn, lea
     out = features_on_ray(bundle, mixed, tmp_path/'rows', precision='fp32', workers=2, chunk=7, say=said.append)
     assert said == ['1 of 3 parts', '2 of 3 parts', '3 of 3 parts']
     far = pd.read_parquet(out)
-    assert far.file.tolist() == list(map(str, mixed)) and far.problem.tolist() == [''] * 18 + ['not there']
+    assert far.file.tolist() == list(map(str, mixed)) and far.problem.tolist() == [''] * 18 + ['not found']
     assert np.isnan(far.features[18]).all()
     near = feature_extractor(learn).compute(mixed[:18]).numpy()
     assert np.stack(far.features[:18]) == pytest.approx(near, abs=1e-4) and near.std() > 0.01
@@ -114,7 +114,7 @@ def test_features_are_those_of_the_local_path_and_train_the_same_head(learn, lea
         with other.no_logging(): fit_head(use_features(other, out, file), epochs=3)
         assert torch.allclose(other.model[1][-1].weight, head, atol=1e-5) and head.abs().max() > 0.01
     nobody = tiny_table.assign(file=[*tiny_table.file[:-1], tmp_path/'nowhere.jpg'])
-    with pytest.raises(ValueError, match=r'1 of 18 images have no features: .*nowhere.jpg \(not there\)'):
+    with pytest.raises(ValueError, match=r'1 of 18 images have no features: .*nowhere.jpg \(not found\)'):
         use_features(learner(loaders(nobody, size=32), precision='fp32'), out)
 
 

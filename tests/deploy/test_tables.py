@@ -182,7 +182,7 @@ def test_a_request_of_which_nothing_was_done_is_in_nobodys_way(predictor, files,
 
 def test_one_at_a_time(predictor, files, tmp_path):
     with folder_lock(tmp_path/'.a.csv.parts', 'it'):
-        said = "another process is writing 'a.csv' in .*: wait until it is done, or choose a new place"
+        said = "another process is writing 'a.csv' in .*: wait until it is done, or choose another folder"
         with pytest.raises(BlockingIOError, match=said): predict_table(predictor, files, tmp_path/'a.csv')
     assert predict_table(predictor, files, tmp_path/'a.csv') == 3
 
@@ -326,7 +326,8 @@ def test_a_damaged_part_is_predicted_anew(predictor, files, tmp_path, damage):
 def test_a_link_in_the_place_of_the_parts_is_not_written_through(predictor, files, tmp_path):
     (tmp_path/'theirs').mkdir()
     (tmp_path/'.a.csv.parts').symlink_to(tmp_path/'theirs')
-    with pytest.raises(FileExistsError, match='is a link or belongs to another user'): predict_table(predictor, files, tmp_path/'a.csv')
+    with pytest.raises(FileExistsError, match='is a link or belongs to another user'):
+        predict_table(predictor, files, tmp_path/'a.csv')
     assert left(tmp_path/'theirs') == [] and left(tmp_path) == ['.a.csv.parts', 'theirs']
 
 
@@ -359,7 +360,8 @@ def test_a_class_that_no_file_can_hold_is_refused_before_anything_is_computed(pr
     from dataclasses import replace
     monkeypatch.setattr(Predictor, 'logits', lambda *args: pytest.fail('computed'))
     other = Predictor(replace(predictor.bundle, vocab=['a', 'b\ud800', 'c']), 'torch')
-    with pytest.raises(ValueError, match=r"the class name 'b\\ud800' cannot be encoded"): predict_table(other, files, tmp_path/'a.csv')
+    with pytest.raises(ValueError, match=r"the class name 'b\\ud800' cannot be encoded"):
+        predict_table(other, files, tmp_path/'a.csv')
     assert left(tmp_path) == []
 
 

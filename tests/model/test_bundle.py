@@ -5,6 +5,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from fastai.torch_core import no_random
@@ -16,7 +17,7 @@ from pet_classifier.data.labels import label_by_name
 from pet_classifier.data.loaders import loaders
 from pet_classifier.data.splits import random_split
 from pet_classifier.deploy.predictor import Predictor
-from pet_classifier.model.bundle import check_config, load_bundle
+from pet_classifier.model.bundle import bundle_id, check_config, load_bundle
 from pet_classifier.model.bundle_writer import model_card, save_bundle
 from pet_classifier.training.learner import pet_learner
 
@@ -69,11 +70,12 @@ def with_fastais_head(learn, tmp_path_factory):
     return old, save_bundle(old, tmp_path_factory.mktemp('old')/'model')
 
 
-@pytest.mark.parametrize('version', [1, 2, 3])
+@pytest.mark.parametrize('version', [1, 2, 3, 4])
 def test_a_bundle_with_fastais_head_answers_what_its_learner_did(with_fastais_head, tmp_path, version):
     learn, saved = with_fastais_head
     bundle = shutil.copytree(saved, tmp_path/'model')
-    if version < 3: config_with(bundle, format_version=version, temperature=..., none_below=...)
+    if version < 4: config_with(bundle, format_version=version, sizes=...)
+    if version < 3: config_with(bundle, temperature=..., none_below=...)
     if version == 1: config_with(bundle, head=...)  # as it was written before there was another head
     loaded = load_bundle(bundle)
     assert loaded.config['head'] == 'fastai' and len(loaded.model[1]) == len(learn.model[1]) > 5
@@ -81,9 +83,9 @@ def test_a_bundle_with_fastais_head_answers_what_its_learner_did(with_fastais_he
     assert answers.std() > 0.02 and answers == pytest.approx(learn.get_preds()[0].numpy(), abs=1e-5)
 
 
-def test_the_format_is_3_and_says_which_head_it_is(saved, with_fastais_head):
+def test_the_format_is_4_and_says_which_head_it_is(saved, with_fastais_head):
     configs = [json.loads((folder/'config.json').read_text()) for folder in (saved, with_fastais_head[1])]
-    assert [(c['format_version'], c['head']) for c in configs] == [(3, 'linear'), (3, 'fastai')]
+    assert [(c['format_version'], c['head']) for c in configs] == [(4, 'linear'), (4, 'fastai')]
 
 
 def test_holds_three_files_and_no_pickle(saved):
@@ -127,8 +129,8 @@ def test_facts_that_json_cannot_hold_are_refused(learn, tmp_path, value):
     (dict(vocab=..., arch=...), 'lacks arch, vocab'),
     (dict(size='32'), 'size that is str, expected int'),
     (dict(size=True), 'size that is bool, expected int'),
-    (dict(size=0), 'has size 0, expected 8 to'),
-    (dict(size=10**9), 'expected 8 to 4096'),
+    (dict(size=0), 'and size 0, expected ascending ones that end with size'),
+    (dict(size=10**9), 'expected ascending ones that end with size'),
     (dict(vocab=['a', 'b', 'a']), 'a class twice in its vocab: a'),
     (dict(vocab=['a', 1, 'c']), 'vocab of two names'),
     (dict(vocab=['a', '', 'c']), 'vocab of two names'),
@@ -142,6 +144,14 @@ def test_facts_that_json_cannot_hold_are_refused(learn, tmp_path, value):
     (dict(arch='resnet43'), 'not known here: no architecture .resnet43.; near it'),
     (dict(arch='resnet34'), 'is not resnet34 for 3 classes'),
     (dict(sha256='0'*64), 'model.safetensors.* its hash is another'),
+    (dict(sizes=...), 'lacks sizes'),
+    (dict(sizes=[]), 'impossible size'),
+    (dict(sizes=[32, 32]), 'impossible size'),
+    (dict(sizes=[5, 32]), 'impossible size'),
+    (dict(sizes=['32']), 'impossible size'),
+    (dict(sizes=32), 'sizes that is int, expected list'),
+    (dict(sizes=[32, 24]), 'expected ascending ones that end with size'),
+    (dict(sizes=[24, 48]), 'expected ascending ones that end with size'),
     (dict(format_version=0), 'has format 0, expected 1'),
     (dict(format_version='1'), 'format_version that is str'),
     (dict(head=...), 'config.json.* lacks head'),
@@ -149,8 +159,8 @@ def test_facts_that_json_cannot_hold_are_refused(learn, tmp_path, value):
     (dict(head=['linear']), 'head that is list, expected str'),
     (dict(head='fastai'), 'is not resnet18 for 3 classes'),
     (dict(format_version=1, head=...), 'is not resnet18 for 3 classes'),  # without a word it is fastai's head
-    (dict(format_version=4, versions=dict(pet_classifier='9.0')), "format 4.*written by version '9.0': pip install --upgrade"),
-    (dict(format_version=4, versions=None), 'format 4.*pip install --upgrade'),
+    (dict(format_version=5, versions=dict(pet_classifier='9.0')), "format 5.*written by version '9.0': pip install --upgrade"),
+    (dict(format_version=5, versions=None), 'format 5.*pip install --upgrade'),
 ])
 def test_a_config_that_is_not_as_it_should_be_is_refused(bundle, changed, said):
     with pytest.raises(ValueError, match=said): load_bundle(config_with(bundle, **changed))
@@ -314,3 +324,44 @@ def test_a_path_as_the_name_of_a_tensor_is_only_a_name(bundle, tmp_path):
 def test_a_hostile_config_is_refused(bundle, text):
     (bundle/'config.json').write_text(text)
     with pytest.raises(ValueError): load_bundle(bundle)
+
+
+@pytest.fixture(scope='module')
+def at_two_sizes(learn, tmp_path_factory):
+    "A learner that sees images at two sizes, whose answers are not all alike, and its bundle"
+    table = learn.dls.train_ds.items.assign(is_valid=False), learn.dls.valid_ds.items.assign(is_valid=True)
+    two = pet_learner(loaders(pd.concat(table, ignore_index=True), size=(32, 48)), 'test_resnet', 'none', precision='fp32')
+    with no_random(0): torch.nn.init.normal_(two.model[1][-1].weight, std=0.5)
+    return two, save_bundle(two, tmp_path_factory.mktemp('two')/'model')
+
+
+def test_a_bundle_of_two_sizes_answers_what_its_learner_did(at_two_sizes):
+    learn, saved = at_two_sizes
+    loaded = load_bundle(saved)
+    assert (loaded.size, loaded.model.sizes, loaded.config['sizes']) == (48, (32, 48), [32, 48])
+    assert repr(loaded) == 'test_resnet for 3 classes at 32 and 48 px'
+    answers = Predictor(loaded, precision='fp32').evaluate(learn.dls.valid_ds.items).probs
+    expected = learn.get_preds()[0].numpy()
+    assert answers.std() > 0.02 and answers == pytest.approx(expected, abs=1e-5)
+    loaded.model.sizes = (48,)
+    assert Predictor(loaded, precision='fp32').evaluate(learn.dls.valid_ds.items).probs != pytest.approx(expected, abs=1e-3)
+
+
+def test_two_sizes_stand_on_the_card_and_in_the_id_of_the_bundle(at_two_sizes, saved):
+    card = (at_two_sizes[1]/'README.md').read_text()
+    assert 'at 32 x 32 and 48 x 48 pixels, the features of which are averaged' in card
+    assert 'at 32 x 32 pixels.' in (saved/'README.md').read_text()
+    both, one = (load_bundle(at_two_sizes[1]) for _ in range(2))
+    one.config['sizes'] = [48]
+    assert bundle_id(both) != bundle_id(one)
+
+
+def test_two_sizes_need_the_linear_head(at_two_sizes, tmp_path):
+    bundle = config_with(shutil.copytree(at_two_sizes[1], tmp_path/'model'), head='fastai')
+    with pytest.raises(ValueError, match="several sizes need head='linear'"): load_bundle(bundle)
+
+
+def test_a_heat_map_of_two_sizes_is_that_of_the_larger(at_two_sizes):
+    learn, saved = at_two_sizes
+    image = learn.dls.valid_ds.items.file.iloc[0]
+    assert [im.size for im in Predictor(saved).look(image)] == [(48, 48)]*2

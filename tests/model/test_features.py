@@ -11,13 +11,21 @@ from torch import nn
 
 from pet_classifier.core.cache import clear_cache
 from pet_classifier.data.augment import Augment
-from pet_classifier.data.crops import load_image
+from pet_classifier.data.crops import load_image, load_images
 from pet_classifier.data.image_ids import image_ids
-from pet_classifier.data.images import ImageProblem
+from pet_classifier.data.images import ImageProblem, list_images
 from pet_classifier.data.loaders import loaders
 from pet_classifier.data.splits import random_split
 from pet_classifier.model.backbone import build_model
-from pet_classifier.model.features import FeatureExtractor, evaluating, fingerprint, read_features, split_head, write_features
+from pet_classifier.model.features import (
+    FeatureExtractor,
+    Preprocess,
+    evaluating,
+    fingerprint,
+    read_features,
+    split_head,
+    write_features,
+)
 from pet_classifier.model.network import set_precision
 from pet_classifier.training.learner import pet_learner
 from pet_classifier.training.learner_features import feature_extractor, image_features, training_features
@@ -360,3 +368,19 @@ def test_real_pets_features_are_of_their_image(pets_dir, fresh_cache, tmp_path):
         with torch.no_grad(): mine = split_head(learn.model[1])[0](learn.model[0].eval()(x))[0]
         far = (of(train) - mine).norm(dim=1)
         assert int(np.argmin(far.numpy())) == i
+
+
+def test_features_of_several_sizes_are_cached_apart_and_are_those_of_the_network(tiny_folder, fresh_cache):
+    files = list_images(tiny_folder)[:4]
+    names, rows = [], []
+    for sizes in (48,), (32, 48), (40, 48):
+        torch.manual_seed(0)
+        model = build_model('test_resnet', 2, sizes=sizes)
+        extractor = FeatureExtractor(model, 48, Preprocess((0.5,)*3, (0.2,)*3))
+        names.append(extractor.name)
+        rows.append(extractor(files))
+        assert torch.equal(rows[-1], extractor(files)) and torch.allclose(rows[-1], extractor.compute(files), atol=1e-4)
+        with evaluating(model): logits = model(extractor.preprocess(load_images(files, 48)))
+        assert torch.allclose(logits, model[1][-1](rows[-1]), atol=1e-4)
+        assert ('sizes' in extractor.facts()) == (len(sizes) > 1)  # what one size wrote stays valid
+    assert len(set(names)) == 3 and not torch.allclose(rows[0], rows[1], atol=0.1)

@@ -6,7 +6,7 @@ from torch import nn
 from pet_classifier.model import network as network_module
 from pet_classifier.model.backbone import build_model
 from pet_classifier.model.features import fingerprint
-from pet_classifier.model.network import PRECISIONS, Network, has_bf16, is_depthwise, set_precision
+from pet_classifier.model.network import PRECISIONS, Network, at_size, has_bf16, is_depthwise, set_precision
 from pet_classifier.training.fine_tuning import fine_tune
 from pet_classifier.training.head import fit_head
 from pet_classifier.training.learner import pet_learner
@@ -138,3 +138,60 @@ def test_a_learner_computes_in_what_its_device_is_able_to(learner, monkeypatch, 
     monkeypatch.setattr(network_module, 'has_bf16', lambda device='cpu': able)
     model = learner().model
     assert (model.runs_in_bf16, model.trains_in_bf16) == (able, able)
+
+
+@pytest.fixture
+def images(): return torch.rand(3, 3, 48, 48, generator=torch.Generator().manual_seed(0))
+
+
+def at_sizes(*sizes):
+    "A network with random weights, also in its last layer"
+    torch.manual_seed(0)
+    model = build_model('test_resnet', 4, sizes=sizes)
+    nn.init.normal_(model[1][-1].weight)
+    return model.eval()
+
+
+@torch.inference_mode()
+def test_several_sizes_are_the_mean_of_their_features_of_unit_length_again(images):
+    model, pool = at_sizes(32, 48), at_sizes()[1][:-1]
+    small = nn.functional.interpolate(images, size=(32, 32), mode='bilinear', antialias=True)
+    rows = (pool(model[0](small)) + pool(model[0](images)))/2
+    assert not torch.allclose(pool(model[0](small)), pool(model[0](images)), atol=0.1)
+    got = model.pooled(images, pool)
+    assert got.view(3, 2, -1).norm(dim=2).flatten().tolist() == pytest.approx([10]*6, rel=1e-4)  # as `UnitLength` has it
+    assert torch.allclose(got, pool[-1](rows), atol=1e-4)
+    assert torch.allclose(model(images), model[1][-1](got), atol=1e-4)
+
+
+@torch.inference_mode()
+def test_one_size_or_none_is_the_network_as_ever(images):
+    plain = at_sizes()
+    for model in at_sizes(48), at_sizes(32): assert torch.equal(model(images), plain(images))  # as it comes
+    assert not torch.allclose(at_sizes(32, 48)(images), plain(images), atol=1e-2)
+
+
+@torch.inference_mode()
+def test_a_body_that_pools_by_itself_takes_several_sizes_too():
+    model = build_model('test_vit', 2, sizes=(96, 160)).eval()
+    assert model(torch.rand(2, 3, 160, 160)).shape == (2, 2)
+
+
+def test_gradients_come_from_all_sizes(images):
+    model = at_sizes(32, 48).train()
+    model(images).sum().backward()
+    both = next(model[0].parameters()).grad.clone()
+    model.zero_grad()
+    model.sizes = (48,)
+    model(images).sum().backward()
+    assert both.abs().sum() > 0 and not torch.allclose(both, next(model[0].parameters()).grad)
+
+
+def test_several_sizes_need_the_linear_head():
+    with pytest.raises(ValueError, match=r"size=\(32, 48\): several sizes need head='linear'"):
+        build_model('test_resnet', 2, 'fastai', (32, 48))
+    assert build_model('test_resnet', 2, 'fastai', (48,)).sizes == ()
+
+
+def test_an_image_of_the_right_size_is_passed_on(images):
+    assert at_size(images, 48) is images and at_size(images, 20).shape == (3, 3, 20, 20)

@@ -3,6 +3,7 @@ import pytest
 import torch
 from fastai.callback.core import Callback
 from fastai.data.core import TfmdDL
+from fastai.losses import LabelSmoothingCrossEntropyFlat
 from fastai.optimizer import Adam
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -12,18 +13,22 @@ from pet_classifier.core.progress import history
 from pet_classifier.data.loaders import loaders
 from pet_classifier.model.backbone import HEADS
 from pet_classifier.model.features import fingerprint
-from pet_classifier.training.fine_tuning import fine_tune
+from pet_classifier.training.checkpoint import Checkpoint
+from pet_classifier.training.discriminant import discriminant_temperature, fit_discriminant
+from pet_classifier.training.fine_tuning import fine_tune, load_stage, save_stage
 from pet_classifier.training.head import (
     RowsDL,
+    choose_method,
     default_epochs,
     feature_loaders,
     fit_head,
     head_optimizer,
     on_features,
-    one_thread,
+    torch_threads,
 )
 from pet_classifier.training.learner import frozen_groups, pet_learner
 from pet_classifier.training.learner_features import training_features
+from pet_classifier.training.lr_finder import find_lr
 
 both_heads = pytest.mark.parametrize('head', HEADS)
 
@@ -240,9 +245,9 @@ def test_each_head_has_a_rate_of_its_own_unless_one_is_given(learner, head, rate
 
 
 @pytest.mark.parametrize('error', [None, KeyboardInterrupt])
-def test_one_thread_gives_the_threads_back(two_threads, error):
+def test_torch_threads_gives_the_threads_back(two_threads, error):
     def inside():
-        with one_thread():
+        with torch_threads():
             assert torch.get_num_threads() == 1
             if error: raise error
     if error:
@@ -265,3 +270,88 @@ def test_no_epochs_are_refused_and_nothing_is_frozen(learner, epochs):
 @pytest.mark.parametrize('bs', [0, 1])
 def test_a_batch_that_cannot_be_normalised_is_refused(learner, bs):
     with pytest.raises(ValueError, match=f'bs={bs}'): fit_head(learner(), 1, bs=bs)
+
+
+def test_by_default_a_linear_head_is_the_discriminant_of_its_features_at_its_temperature(learner):
+    learn = learner()
+    features, targets = training_features(learn)[0].tensors
+    fit_head(learn)
+    weight, bias = fit_discriminant(features, targets, 3)
+    t, layer = discriminant_temperature(features, targets, 3), learn.model[1][-1]
+    assert torch.allclose(layer.weight, weight/t) and torch.allclose(layer.bias, bias/t)
+
+
+def test_the_discriminant_is_one_row_of_the_table_and_what_validate_says_on_images(learner):
+    learn = learner(precision='fp32')
+    fit_head(learn)
+    rows = history(learn)
+    assert len(rows) == 1 and rows.stage.tolist() == ['head'] and rows.seconds.iloc[0] > 0 and rows.train_loss.notna().all()
+    assert rows.iloc[0][['valid_loss', 'error_rate']].tolist() == pytest.approx(list(learn.validate()), abs=1e-4)
+    assert frozen_groups(learn) == 2
+
+
+def test_the_discriminant_is_the_same_each_time_and_leaves_the_random_state(learner, same_random_state):
+    first, second = learner(), learner()
+    with same_random_state(): fit_head(first)
+    fit_head(second)
+    fit_head(second)  # whatever the head was before
+    assert fingerprint(first.model) == fingerprint(second.model)
+    assert len(history(second)) == 2
+
+
+def test_training_goes_on_from_the_discriminant(learner):
+    learn = learner()
+    fit_head(learn)
+    file, was = save_stage(learn, 'head'), fingerprint(learn.model)
+    assert fine_tune(learn, 1, 1e-3, keep_best=False) in (True, False)
+    assert history(learn).stage.tolist() == ['head', 'fine-tune'] and fingerprint(learn.model) != was
+    load_stage(learn, 'head')
+    assert file.is_file() and fingerprint(learn.model) == was
+    find_lr(learn, plot=False)
+    assert fingerprint(learn.model) == was
+
+
+def test_a_discriminant_that_was_checkpointed_is_not_computed_again(learner, tmp_path):
+    learn = learner()
+    fit_head(learn, checkpoint=Checkpoint(tmp_path/'last.safetensors'))
+    again = learner()
+    fit_head(again, checkpoint=Checkpoint(tmp_path/'last.safetensors', resume=True))
+    assert fingerprint(again.model) == fingerprint(learn.model) and len(history(again)) == 1
+
+
+def test_class_weights_of_the_loss_change_how_probable_classes_are_beforehand(learner, tiny_table):
+    few = tiny_table[~((tiny_table.label == 'red') & ~tiny_table.is_valid) | (tiny_table.index % 2 == 0)]
+    plain, balanced = (learner(loaders(few, size=32, bs=4), balance=b) for b in (False, True))
+    for learn in plain, balanced: fit_head(learn)
+    bias = [learn.model[1][-1].bias.detach() for learn in (plain, balanced)]
+    assert not torch.allclose(*bias)
+
+
+@pytest.mark.parametrize('given, method', [
+    ({}, 'discriminant'), (dict(epochs=2), 'sgd'), (dict(lr=0.1), 'sgd'), (dict(bs=4), 'sgd'), (dict(views=2), 'sgd')])
+def test_what_only_gradient_descent_has_asks_for_it(learner, given, method):
+    learn = learner()
+    assert choose_method(learn, **given) == method and choose_method(learn, 'sgd', **given) == 'sgd'
+    assert choose_method(learner(head='fastai'), **given) == 'sgd'
+    if given:
+        with pytest.raises(ValueError, match="method='discriminant', .*leave them out"):
+            fit_head(learn, method='discriminant', **given)
+
+
+def test_what_is_no_linear_head_with_cross_entropy_has_no_discriminant(learner):
+    smooth = learner()
+    smooth.loss_func = LabelSmoothingCrossEntropyFlat()
+    assert choose_method(smooth) == 'sgd'
+    for learn in smooth, learner(head='fastai'):
+        with pytest.raises(ValueError, match='expected a linear head and cross-entropy'): fit_head(learn, method='discriminant')
+    with pytest.raises(ValueError, match="method='lda': expected one of auto, discriminant, sgd"): fit_head(smooth, method='lda')
+
+
+def test_a_callback_sees_the_discriminants_batches_and_no_gradient(learner):
+    class Sees(Callback):
+        n = steps = 0
+        def before_batch(self): self.n += self.training*len(self.yb[0])
+        def before_step(self): self.steps += 1
+    learn = learner(cbs=Sees())
+    fit_head(learn)
+    assert (learn.sees.n, learn.sees.steps) == (12, 0)

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision import models
 
+from pet_classifier.core.progress import history
 from pet_classifier.data.loaders import loaders
 from pet_classifier.model.backbone import UnitLength, build_model, check_arch
 from pet_classifier.model.features import fingerprint
@@ -333,3 +334,19 @@ def test_a_timm_name_that_has_no_weights_says_so(tiny_dls, monkeypatch):
     monkeypatch.setattr('timm.create_model', fail)
     with pytest.raises(ValueError, match=r"weights for test_vit \(No pretrained weights exist\); take weights='none'"):
         pet_learner(tiny_dls, 'test_vit')
+
+
+def test_a_learner_of_two_sizes_trains_its_head_and_all_of_it(learner, tiny_table):
+    learn = learner(loaders(tiny_table, size=(32, 48), bs=4), precision='fp32')
+    assert learn.model.sizes == learn.dls.sizes == (32, 48)
+    fit_head(learn)
+    assert history(learn).iloc[-1][['valid_loss', 'error_rate']].tolist() == pytest.approx(list(learn.validate()), abs=1e-3)
+    before = fingerprint(learn.model[0])
+    fine_tune(learn, 1, 1e-3, keep_best=False)
+    assert fingerprint(learn.model[0]) != before and learn.model.sizes == (32, 48)
+
+
+def test_two_sizes_need_the_linear_head(tiny_table):
+    dls = loaders(tiny_table, size=(32, 48), bs=4)
+    with pytest.raises(ValueError, match="several sizes need head='linear'"):
+        pet_learner(dls, 'test_resnet', 'none', head='fastai')

@@ -99,7 +99,7 @@ def train(
     split: Annotated[str|None, typer.Option(metavar='FILE', help='Use this split.csv, or the official split.')] = None,
     valid_pct: Annotated[float|None, typer.Option(help='Validation fraction; disables cross-validation.')] = None,
     head_epochs: Annotated[int|None, typer.Option(min=1, help='Train the head by SGD. Default: in closed form.')] = None,
-    epochs: Annotated[int|None, typer.Option(min=0, help='Epochs after unfreezing. Default: 2; 0 for few images, no GPU.')] = None,
+    epochs: Annotated[int|None, typer.Option(min=0, help='Epochs after unfreezing. Default: 2; few images, no GPU: 0.')] = None,
     lr: Annotated[str, typer.Option(metavar='LO:HI', help='Learning rates after unfreezing, body to head.')] = '1e-6:1e-4',
     balance: Annotated[bool, typer.Option('--balance', help='Weight the loss by inverse class frequency.')] = False,
     folds: Annotated[int, typer.Option(min=2, help='Number of folds of cross-validation.')] = 5,

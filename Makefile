@@ -1,10 +1,11 @@
-# make lesson                            train on the drawn sample, no network but the package index
-# make lesson DATA=pets ARCH=resnet34    the real thing; DATA= takes a folder of your own too
-# make test                              notebooks, package and tests in step; all of them run
-# make bench                             beside plain fastai, on the pictures that PETS_DIR names; 35 minutes on two cores
-# make bench-gpu                         the lesson on a graphics card, beside plain fastai's
+# make lesson                            train on the drawn sample; needs no network but the package index
+# make lesson DATA=pets ARCH=resnet34    train on the real data set; DATA= also takes a folder of your own
+# make quick                             lint, types, notebooks and package in step, the fast tests
+# make test                              lint, types, all notebooks, all tests
+# make bench                             benchmark against plain fastai on the images in PETS_DIR; 35 minutes on two cores
+# make bench-gpu                         benchmark the lesson on a GPU against plain fastai
 # make notebooks                         open the notebooks in Jupyter
-# make readme                            README.md anew from nbs/index.ipynb
+# make readme                            write README.md from nbs/index.ipynb
 
 PYTHON ?= python3
 DATA   ?= sample
@@ -14,14 +15,19 @@ OUT    ?= runs/$(shell date +%Y%m%d-%H%M%S)
 BIN       := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 INSTALLED := .venv/installed
 
-.PHONY: lesson test bench bench-gpu notebooks readme
+.PHONY: lesson quick lint test bench bench-gpu notebooks readme
 
 lesson: $(INSTALLED)
 	$(BIN)/pet-classifier train $(DATA) --arch $(ARCH) --out $(OUT)
 
-test: $(INSTALLED)
+quick: lint
+	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
+
+lint: $(INSTALLED)
 	$(BIN)/ruff check pet_classifier tests tools benchmarks setup.py
 	$(BIN)/mypy
+
+test: lint
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --timing
 	$(BIN)/pytest -n auto --dist worksteal
 

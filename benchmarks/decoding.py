@@ -18,8 +18,8 @@ os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 
 def read_ours():
-    from pet_classifier.data.crops import load_image
-    return lambda file: load_image(file, 224)
+    from pet_classifier.data.crops import load_crop
+    return lambda file: load_crop(file, 224)
 
 
 def read_pillow():

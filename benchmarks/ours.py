@@ -33,7 +33,7 @@ from measure import (
 from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
 
-from pet_classifier.data.crops import load_image
+from pet_classifier.data.crops import load_crop
 from pet_classifier.data.images import list_images
 from pet_classifier.data.labels import PETS_PATTERN, label_by_name
 from pet_classifier.data.loaders import loaders
@@ -76,8 +76,8 @@ def lesson(images, valid, arch, size=224, epochs=(4, 2)):
 def pixels(images, valid, size=224):
     "Images a second: decoding in one thread, and the training loader; how far the pixels are from Pillow's, in 1/255"
     files = list_images(images)
-    apart = [(load_image(f, size).float() - pil_square(f, size)).abs().mean().item() for f in files]
-    return dict(decode=decode_rate(load_image, files, size), loader=loader_rate(data(images, valid, size).train),
+    apart = [(load_crop(f, size).float() - pil_square(f, size)).abs().mean().item() for f in files]
+    return dict(decode=decode_rate(load_crop, files, size), loader=loader_rate(data(images, valid, size).train),
                 apart=float(np.mean(apart)), farthest=max(apart))
 
 
@@ -126,7 +126,7 @@ def agreement(images, bundle, engines, bs=32):
         batches = (normalized([read(f, config['size']) for f in files[i:i+bs]], config['mean'], config['std'])
                    for i in range(0, len(files), bs))
         return np.array(config['vocab'])[eager_classes(model, batches).numpy()]
-    pil, same = exact(pil_square), exact(load_image)
+    pil, same = exact(pil_square), exact(load_crop)
     said = {engine: Predictor(bundle, engine).predict_files(files).label.to_numpy() for engine in engines}
     return {engine: {name: float(np.mean(labels == right)) for name, right in dict(pil_pixels=pil, same_pixels=same).items()}
             for engine, labels in said.items()}

@@ -107,6 +107,6 @@ def test_what_is_said_of_a_network_that_answers_one_class_only():
     interp = SimpleNamespace(error_rate=.05, error_interval=(.02, .11), files=range(100), majority_error=.05,
                              never_predicted=['dog'], unknown=pd.DataFrame(dict(file=['a', 'b'], label=['emu', 'emu'])))
     said = evaluation_lines(interp, 3)
-    assert said == ['error rate 5.0% on 100 images (95 % sure: 2.0% to 11.0%), 3 left out',
-                    'always answering the most frequent class would be wrong in 5.0%',
-                    '2 images are counted apart, for their labels are no classes of this bundle: emu', 'never predicted: dog']
+    assert said == ['error rate 5.0% on 100 images (95 % confidence interval: 2.0% to 11.0%), 3 left out',
+                    'always answering the most frequent class would be wrong on 5.0%',
+                    '2 images are not counted: their labels are not classes of this bundle: emu', 'never predicted: dog']

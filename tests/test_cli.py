@@ -85,6 +85,7 @@ def test_what_is_no_rate_is_refused(cli, text):
     assert cli('train', 'nowhere', '--out', 'o', '--lr', text)[0] == 2
 
 
+@pytest.mark.slow
 def test_sample_draws_into_a_new_folder_only(cli, tmp_path):
     code, out, _ = cli('sample', tmp_path/'s', '--per-breed', 1)
     assert code == 0 and out == f'37 drawn pets in {tmp_path/"s"}\n' and len(list((tmp_path/'s').iterdir())) == 37
@@ -105,7 +106,7 @@ def test_check_of_very_many_images_leaves_the_network_out_and_says_so(cli, tiny_
     monkeypatch.setattr('pet_classifier.check.pretrained_features', lambda files: asked.append(len(files)))
     code, _, err = cli('check', tiny_folder)
     assert code == 0 and not asked
-    assert err.startswith('more than 17 images: cropped copies and label issues are not looked for; --full')
+    assert err.startswith('more than 17 images: skipping cropped copies and label issues; --full')
     assert 'more than' not in cli('check', tiny_folder, '--full')[2] and asked == [18]
 
 
@@ -190,6 +191,7 @@ def test_check_cuts_long_lists_with_a_count_and_writes_them_whole(cli, tiny_fold
     (['evaluate', '{tmp}', '{data}'], 'no bundle'),
     (['evaluate', '{bundle}', '{data}', '--pattern', '_(\\d)'], 'no label is one of the 3 classes of this bundle'),
 ])
+@pytest.mark.slow
 def test_what_cannot_be_done_is_an_error_and_leaves_nothing(cli, tiny_folder, bundle, tmp_path, args, said):
     code, out, err = cli(*[a.format(data=tiny_folder, tmp=tmp_path, bundle=bundle) for a in args])
     assert code == 2 and err.startswith('error: ') and said in err
@@ -203,6 +205,7 @@ def test_a_torn_weights_file_is_an_error_in_one_line(cli, tiny_folder, tmp_path)
     assert code == 2 and 'w.safetensors' in err
 
 
+@pytest.mark.slow
 def test_train_does_what_train_run_does(cli, tiny_run, tiny_weights, tmp_path):
     out = tmp_path/'run'
     code, said, err = cli('train', tiny_run.data, '--out', out, '--arch', 'test_resnet', '--weights', tiny_weights, '--size', 32,
@@ -219,6 +222,7 @@ def test_train_does_what_train_run_does(cli, tiny_run, tiny_weights, tmp_path):
     assert all((v - other[k]).abs().max() <= 1e-6 for k, v in one.items())
 
 
+@pytest.mark.slow
 def test_find_lr_prints_a_rate_and_draws_the_plot(cli, tiny_folder, tiny_weights, tmp_path):
     args = 'find-lr', tiny_folder, '--arch', 'test_resnet', '--weights', tiny_weights, '--size', 32
     code, out, err = cli(*args, '--out', tmp_path/'lr.png')
@@ -286,7 +290,7 @@ def test_evaluate_agrees_with_predict(cli, bundle, tiny_folder):
     table, said = rows(out), rows(cli('predict', bundle, tiny_folder)[1])
     wrong = sum(not file.rsplit('/')[-1].startswith(f'{label}_') for file, label in zip(said.file, said.label))
     assert code == 0 and ', 0 left out\n' in err
-    assert err.startswith(f'error rate {wrong/18:.1%} on 18 images (95 % sure: ')
+    assert err.startswith(f'error rate {wrong/18:.1%} on 18 images (95 % confidence interval: ')
     assert table.breed.tolist() == ['blue', 'green', 'red'] and table.support.tolist() == [6]*3 and table.errors.sum() == wrong
 
 

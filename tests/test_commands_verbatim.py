@@ -11,6 +11,8 @@ from readme import ROOT
 from pet_classifier.check import labelled_images
 from pet_classifier.cli import app, main
 
+pytestmark = pytest.mark.slow
+
 NOTEBOOKS = [ROOT/'nbs'/'index.ipynb', *sorted((ROOT/'nbs').glob('lessons/*.ipynb'))]
 INTERNET = {'push': 'writes to the Hugging Face Hub', 'pets': 'downloads 800 MB', 'mnist_sample': 'downloads an archive'}
 

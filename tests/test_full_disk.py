@@ -10,13 +10,15 @@ import torch
 from matplotlib import pyplot as plt
 
 from pet_classifier.core.files import atomic_write_dir, write_csv, write_json, write_text
-from pet_classifier.deploy.engines import _kept
+from pet_classifier.deploy.engines import _cached
 from pet_classifier.model.bundle import load_bundle
 from pet_classifier.model.bundle_writer import save_bundle
 from pet_classifier.model.features import read_features, write_features
 from pet_classifier.run import save_figure
 from pet_classifier.training.checkpoint import read_tensors, write_tensors
 from pet_classifier.training.fine_tuning import load_stage, save_stage
+
+pytestmark = pytest.mark.slow
 
 resource = pytest.importorskip('resource', reason='Windows has no limit for the size of a file')
 
@@ -85,5 +87,5 @@ def test_a_converted_network_that_cannot_be_kept_is_said_and_used(fresh_cache):
     made = dict(xml=np.ones(50, np.uint8), bin=np.ones(50_000, np.uint8))
     bundle = SimpleNamespace(size=32, config=dict(sizes=[32], arch='a', head='linear', mean=[0]*3, std=[1]*3, sha256='0'))
     with pytest.warns(UserWarning, match='the converted network is not kept: cannot write .*File too large'), little_room():
-        kept = _kept('openvino', '0', bundle, lambda bundle: made)
+        kept = _cached('openvino', '0', bundle, lambda bundle: made)
     assert kept is made and not list(fresh_cache.iterdir())

@@ -4,6 +4,8 @@ from collections import Counter
 import pytest
 from fuzz import TARGETS, fuzz
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.filterwarnings('ignore')  # Pillow tells much about what it repairs
 @pytest.mark.parametrize('name', TARGETS)

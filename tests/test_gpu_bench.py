@@ -8,6 +8,8 @@ import pytest
 from pet_classifier.data.loaders import loaders
 from pet_classifier.training.fine_tuning import fine_tune
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parents[1]/'benchmarks'
 
 

@@ -9,7 +9,8 @@ import pytest
 
 can_trace = shutil.which('strace') and subprocess.run(  # noqa: S603
     ['strace', '-qq', '-e', 'trace=none', 'true'], capture_output=True).returncode == 0  # noqa: S607
-pytestmark = pytest.mark.skipif(not (sys.platform == 'linux' and can_trace), reason='strace is not here, or may not trace')
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(
+    not (sys.platform == 'linux' and can_trace), reason='strace is not here, or may not trace')]
 
 
 @pytest.fixture(scope='module')

@@ -15,6 +15,8 @@ CODE = '''
 import json, os, sys, warnings
 warnings.simplefilter('ignore')
 from pet_classifier.cli import main
+
+pytestmark = pytest.mark.slow
 def mark(name):
     try: os.stat(f'/mark/{name}')
     except OSError: pass

@@ -12,6 +12,8 @@ from pet_classifier.deploy.predictor import Predictor
 from pet_classifier.evaluation.interpretation import load_predictions
 from pet_classifier.report import read_run, write_report
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run(tiny_run, tmp_path): return shutil.copytree(tiny_run.out, tmp_path/'run')
@@ -35,7 +37,7 @@ def test_every_figure_is_that_of_evaluate(run, tiny_run):
     for row in said.top_losses().itertuples():
         assert re.search(rf'{row.predicted}</b> \({row.probability:.2f}\).*loss {row.loss:.2f}<br><code>{row.file.name}', text)
     for actual, predicted, n in said.most_confused():
-        assert f'<b>{actual}</b> taken for <b>{predicted}</b>: {n}' in text
+        assert f'<b>{actual}</b> predicted as <b>{predicted}</b>: {n}' in text
 
 
 def test_it_is_red_when_the_predictions_are_others(run, tiny_run):

@@ -18,6 +18,8 @@ from pet_classifier.run import train_run
 from pet_classifier.training.checkpoint import Checkpoint, read_tensors, write_tensors
 from pet_classifier.training.fine_tuning import fine_tune
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def quick(monkeypatch, tiny_folder, tiny_weights, tmp_path):
@@ -79,7 +81,7 @@ def test_the_epochs_that_were_finished_are_not_trained_again(interrupted, quick,
 def test_a_run_goes_on_with_the_options_it_was_begun_with(interrupted, quick, tmp_path, other):
     interrupted(1)
     before = (tmp_path/'out'/'checkpoints'/'last.safetensors').read_bytes()
-    with pytest.raises(ValueError, match='was begun with'): quick(resume=True, **other)
+    with pytest.raises(ValueError, match='was started with'): quick(resume=True, **other)
     assert (tmp_path/'out'/'checkpoints'/'last.safetensors').read_bytes() == before
 
 
@@ -105,7 +107,8 @@ def test_other_images_are_refused_by_name(interrupted, quick, tmp_path, tiny_fol
     checkpoint = tmp_path/'out'/'checkpoints'/'last.safetensors'
     before = checkpoint.read_bytes()
     change(data)
-    with pytest.raises(ValueError, match=f'not the images that the run in .* begun with: .*{said}'): quick(data=data, resume=True)
+    with pytest.raises(ValueError, match=f'not the images that the run in .* started with: .*{said}'):
+        quick(data=data, resume=True)
     assert checkpoint.read_bytes() == before
 
 
@@ -126,7 +129,7 @@ def test_a_split_file_that_changed_is_refused(interrupted, quick, tmp_path, tiny
     save_split(tiny_table, split := tmp_path/'mine.csv')
     interrupted(1, split=split)
     save_split(tiny_table.assign(is_valid=~tiny_table.is_valid), split)
-    with pytest.raises(ValueError, match='begun with --split a file with the SHA-256'): quick(split=split, resume=True)
+    with pytest.raises(ValueError, match='started with --split a file with the SHA-256'): quick(split=split, resume=True)
 
 
 def test_an_image_that_vanishes_is_set_aside(quick, tmp_path, tiny_folder, monkeypatch):
@@ -140,7 +143,7 @@ def test_an_image_that_vanishes_is_set_aside(quick, tmp_path, tiny_folder, monke
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         metrics = quick(data=data, say=said.append)
-    assert any('1 images cannot be read any more (red_0.jpg); the run goes on without them' in s for s in said)
+    assert any('1 images can no longer be read (red_0.jpg); the run continues without them' in s for s in said)
     assert metrics['train'] + metrics['valid'] == 17 and metrics['left_out'] == 1
     assert 'red_0.jpg' not in (tmp_path/'out'/'split.csv').read_text()
 
@@ -185,7 +188,7 @@ def test_where_nothing_was_begun_resuming_begins(quick, tmp_path):
     assert quick(tmp_path/'killed', resume=True)['train'] == 14
     (tmp_path/'mine').mkdir()
     (tmp_path/'mine'/'thesis.txt').write_text('three years')
-    with pytest.raises(FileNotFoundError, match='no run was begun in'): quick(tmp_path/'mine', resume=True)
+    with pytest.raises(FileNotFoundError, match='there is no run in'): quick(tmp_path/'mine', resume=True)
     assert [f.name for f in (tmp_path/'mine').iterdir()] == ['thesis.txt']
 
 

@@ -25,6 +25,8 @@ from pet_classifier.run import check_out, labelled_table, train_run, train_stage
 from pet_classifier.runs.figures import not_fatal, save_figures
 from pet_classifier.training.fine_tuning import better, fine_tune, load_stage
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def quick(monkeypatch, tiny_run, tmp_path):

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pet_classifier.data.crops import load_image
+from pet_classifier.data.crops import load_crop
 from pet_classifier.data.images import ImageProblem, image_problem
 from pet_classifier.data.labels import preview_pattern
 from pet_classifier.model.bundle import check_config, check_weights
@@ -91,7 +91,7 @@ def spoilt_weights(draw):
 def open_image_file(folder, data):
     (file := folder/'a.jpg').write_bytes(data)
     image_problem(file)
-    load_image(file, 16)
+    load_crop(file, 16)
 
 
 def read_config(folder, data):

@@ -16,7 +16,7 @@ import torch
 
 from ..core.cache import computed_dir, read_entry, write_entry
 from ..core.device import fits_on_device, send
-from .crops import load_images
+from .crops import load_crops
 from .image_ids import image_ids
 
 # %% ../../nbs/api/data.decoded_images.ipynb #271c4864
@@ -43,7 +43,7 @@ class DecodedImages:
 
     def _decode(self, indices):
         "Decode the crops at `indices`; channels last"
-        return load_images([self.files[i] for i in indices], self.size).permute(0, 2, 3, 1)
+        return load_crops([self.files[i] for i in indices], self.size).permute(0, 2, 3, 1)
 
     def _is_valid(self, name):
         "Return whether the cache entry `name` holds these crops, by comparing three of them"

@@ -23,7 +23,7 @@ from matplotlib import pyplot as plt
 from ..core.device import choose_device, index_batches, send
 from ..core.keywords import refuse_unknown
 from .augment import default_augment
-from .crops import check_sizes, load_images
+from .crops import check_sizes, load_crops
 from .decoded_images import DecodedImages
 from .images import listed, open_image
 from .splits import check_split
@@ -97,7 +97,7 @@ class PetDL(TfmdDL):
             targets = targets if targets is None else send(targets, self.decoded.device)
             batches = partial(index_batches, bs=self.bs, drop_last=self.drop_last, device=self.decoded.device)
         for indices in batches(samps):
-            x = TensorImage(self.decoded[indices] if self.decoded else load_images(files.iloc[indices].tolist(), self.side))
+            x = TensorImage(self.decoded[indices] if self.decoded else load_crops(files.iloc[indices].tolist(), self.side))
             yield (x,) if targets is None else (x, TensorCategory(send(targets[indices], x.device)))
 
 # %% ../../nbs/api/data.loaders.ipynb #ea4b34b5

@@ -21,11 +21,11 @@ if TYPE_CHECKING: from pet_classifier.evaluation.interpretation import PetInterp
 # %% ../../nbs/api/deploy.predictions.ipynb #c6a889a9
 @dataclass(repr=False)
 class Prediction:
-    "What a network takes an image for"
+    "Predicted class of an image, with the probabilities of all classes"
     label: str # the most probable class
-    probability: float # how probable
+    probability: float # of `label`
     probs: dict[str, float] # class -> probability, the most probable first
-    none_of_these: bool = False # does the image look like nothing that the network knows?
+    none_of_these: bool = False # is the image out of distribution?
 
     def __repr__(self) -> str:
         guess = f'{self.label} ({self.probability:.2f})'
@@ -34,74 +34,74 @@ class Prediction:
 # %% ../../nbs/api/deploy.predictions.ipynb #3be3e276
 def to_probabilities(
     logits:np.ndarray, # images x classes
-    temperature:float=1., # by which they are divided
+    temperature:float=1., # divisor of the logits
 ) -> np.ndarray: # float32, of the same shape, each row adds up to 1
     "Return the softmax of `logits`, divided by `temperature`"
     return softmax(logits/np.float32(temperature), axis=1)
 
 def to_predictions(
     probs:np.ndarray, # images x classes
-    none:np.ndarray, # bool, one per image: does it look like none of the classes?
+    none:np.ndarray, # bool, one per image: is it out of distribution?
     vocab:list[str], # the classes
 ) -> list[Prediction]: # one per image
-    "Probabilities with the names of the classes, the most probable first"
-    found = []
+    "Return a `Prediction` for each row of `probs`"
+    predictions = []
     for row, is_none in zip(probs, none):
         best = {vocab[i]: float(row[i]) for i in (-row).argsort(kind='stable')}
         label, probability = next(iter(best.items()))
-        found.append(Prediction(label, probability, best, bool(is_none)))
-    return found
+        predictions.append(Prediction(label, probability, best, bool(is_none)))
+    return predictions
 
 # %% ../../nbs/api/deploy.predictions.ipynb #2e834b0f
 def to_rows(
     files:list[Path], # of images
     probs:np.ndarray, # images x classes
-    none:np.ndarray, # bool, one per image
+    none:np.ndarray, # bool, one per image: is it out of distribution?
     problems:list, # for each image its `ImageProblem`, or None
     vocab:list[str], # the classes
-    top:int=1, # how many classes for each, the most probable first
+    top:int=1, # number of classes per image, the most probable first
 ) -> pd.DataFrame: # columns `file`, `label`, `probability`, ..., `none_of_these`, `problem`
-    "A row for each of `files`; one with a problem has no label and no probability"
+    "Return a table with one row per file; a file with a problem has no label and no probability"
     best = np.argsort(-probs, axis=1, kind='stable')[:, :top]
     best_probs, names = np.take_along_axis(probs, best, 1), np.array([*vocab, ''], dtype=object)
-    best[[p is not None for p in problems]] = -1 # the empty label
+    best[[p is not None for p in problems]] = -1 # index of the empty label
     rows = dict(file=pd.Series(files, dtype=object))
     for i in range(top):
         n = str(i+1) if i else ''
         rows |= {f'label{n}': names[best[:, i]], f'probability{n}': best_probs[:, i]}
-    reasons = [p.reason.encode('utf-8', 'backslashreplace').decode() if p else '' for p in problems] # odd names in it, too
+    reasons = [p.reason.encode('utf-8', 'backslashreplace').decode() if p else '' for p in problems] # may hold a file name
     return pd.DataFrame(rows | dict(none_of_these=none, problem=reasons))
 
 def check_top(
-    top:int, # how many classes are asked for
+    top:int, # number of classes per image
     vocab:list[str], # the classes
 ):
-    "An error unless there are `top` classes"
+    "Raise a `ValueError` unless `top` is between 1 and the number of classes"
     if not 1 <= top <= len(vocab): raise ValueError(f'top={top}: expected 1 to {len(vocab)}, the number of classes')
 
 # %% ../../nbs/api/deploy.predictions.ipynb #b5ab2c3a
 def label_numbers(
     table:pd.DataFrame, # columns `file` and `label`
     vocab:list[str], # the classes
-) -> np.ndarray: # the number of the class, one per row; -1: it is none
-    "Return the labels of `table` as numbers of classes; an error if none is one, for then no answer could be right"
-    lost = [c for c in ('file', 'label') if c not in table]
-    if lost: raise ValueError(f'the table has no column {listed(lost)}; it has {listed(table)}')
+) -> np.ndarray: # one class index per row; -1: not in `vocab`
+    "Return the labels of `table` as class indices; raise a `ValueError` if no label is in `vocab`"
+    missing = [c for c in ('file', 'label') if c not in table]
+    if missing: raise ValueError(f'the table has no column {listed(missing)}; it has {listed(table)}')
     numbers = {v: i for i, v in enumerate(vocab)}
     if not table.label.isin(numbers).any():
         new = listed(sorted({*map(str, table.label)}))
-        raise ValueError(f'no label is one of the {len(numbers)} classes of this bundle: {new}; it knows {listed(numbers, 40)}')
+        raise ValueError(f'no label is one of the {len(numbers)} classes of this bundle: {new}; it has {listed(numbers, 40)}')
     return np.array([numbers.get(v, -1) for v in table.label])
 
 def interpretation_of(
     files:list[Path], # of images
-    targets:np.ndarray, # the numbers of their classes
+    targets:np.ndarray, # their class indices
     probs:np.ndarray, # images x classes
     logits:np.ndarray, # images x classes
     problems:list, # for each image its `ImageProblem`, or None
     vocab:list[str], # the classes
-) -> 'PetInterpretation': # its `problems` are the images left out
-    "Return the predictions for the images that could be opened, next to their labels"
+) -> 'PetInterpretation': # files that could not be opened are in `problems`
+    "Return the evaluation of predictions against `targets`, without the images that could not be opened"
     from pet_classifier.evaluation.interpretation import PetInterpretation # which imports fastai and matplotlib
     broken = [(f, p.reason) for f, p in zip(files, problems, strict=True) if p]
     good = np.flatnonzero([p is None for p in problems])

@@ -88,7 +88,7 @@ def suggest_images(
     predictor = predictor if isinstance(predictor, Predictor) else Predictor(predictor)
     files, vocab = _readable([Path(f) for f in files], left_out), predictor.bundle.vocab
     features, logits = _features_and_logits(predictor.bundle, files, predictor.precision)
-    probs, none = predictor.probabilities(logits), predictor.is_none(logits)
+    probs, none = predictor.probabilities(logits), predictor.is_ood(logits)
     rows = uncertain_and_diverse(features, uncertainty(probs), n, seed)
     return pd.DataFrame(dict(file=pd.Series([files[i] for i in rows], dtype=object),
                              predicted_label=[vocab[i] for i in probs[rows].argmax(1)], probability=probs[rows].max(1),

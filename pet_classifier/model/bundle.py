@@ -22,7 +22,7 @@ from safetensors.torch import load
 from .. import __version__
 from ..data.crops import check_sizes
 from ..data.images import listed
-from .backbone import HEADS, build_model, check_backbone, not_finite
+from .backbone import HEADS, build_model, check_backbone, not_finite, shape_mismatches
 from .network import Network
 
 # %% ../../nbs/api/model.bundle.ipynb #a75f3a89
@@ -98,9 +98,7 @@ def check_weights(
         with safe_open(file, 'pt') as f: got = {k: tuple(f.get_slice(k).get_shape()) for k in f.keys()}
     except SafetensorError as e: _refuse(file, f'is not a whole safetensors file ({e})')
     with torch.device('meta'): network = build_model(config['arch'], n, config['head'], config['sizes'])
-    want = {k: tuple(v.shape) for k, v in network.state_dict().items()}
-    wrong = [f"{k} is {got.get(k, 'missing')}, expected {want.get(k, 'none')}" for k in want | got if got.get(k) != want.get(k)]
-    if wrong: _refuse(file, f"is not {config['arch']} for {n} classes; of its tensors {len(wrong)} differ: {listed(wrong, 2)}")
+    if wrong := shape_mismatches(got, network.state_dict()): _refuse(file, f"is not {config['arch']} for {n} classes; of its tensors {len(wrong)} differ: {listed(wrong, 2)}")
     data = file.read_bytes()
     if sha256(data).hexdigest() != config['sha256']: _refuse(file, 'is not what config.json was saved with: its hash is another')
     state = load(data)

@@ -20,7 +20,7 @@ from torch import nn
 
 from ..core.cache import read_entry, write_entry
 from ..core.device import fast_math, send
-from ..data.crops import load_images
+from ..data.crops import load_crops
 from ..data.image_ids import image_ids
 from .backbone import UnitLength
 from .network import Network
@@ -117,7 +117,7 @@ class FeatureExtractor:
         features = torch.empty(len(files), next(rest.parameters()).shape[-1], pin_memory=gpu) # allocated once
         with no_random(self.seed), fast_math(self.device), evaluating(self.model.to(self.device)):
             for i in progress_bar(range(0, len(files), bs), each=bs):
-                x = self.preprocess(send(load_images(files[i:i+bs], self.size), self.device))
+                x = self.preprocess(send(load_crops(files[i:i+bs], self.size), self.device))
                 features[i:i+bs].copy_(self.model.pooled(x, pool), non_blocking=True)
             if gpu: torch.cuda.synchronize(self.device)
         return features

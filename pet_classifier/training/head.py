@@ -25,7 +25,7 @@ from torch.utils.data import TensorDataset
 from ..core.device import fast_math, index_batches
 from ..core.keywords import refuse_unknown
 from ..model.features import split_head
-from .checkpoint import Checkpoint, keeping
+from .checkpoint import Checkpoint, checkpointed
 from .discriminant import discriminant_temperature, fit_discriminant
 from .learner_features import training_features
 
@@ -152,7 +152,7 @@ def fit_head(
     method, threads = choose_method(learn, method, epochs=epochs, lr=lr, bs=bs, views=views), torch.get_num_threads()
     learn.freeze()
     learn.epoch_table.stage, bs = 'head', bs or 64
-    with no_random(seed), fast_math(learn.dls.device), on_features(learn, bs, views or 1), keeping(learn, checkpoint):
+    with no_random(seed), fast_math(learn.dls.device), on_features(learn, bs, views or 1), checkpointed(learn, checkpoint):
         if method == 'discriminant': return learn.fit(1, lr=0., cbs=ClosedForm(seed, threads))
         lr = lr or (0.05 if len(list(learn.model)) == 1 else 0.005)
         learn.fit_one_cycle(epochs or default_epochs(len(learn.dls.train_ds), bs), lr)

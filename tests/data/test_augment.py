@@ -9,7 +9,7 @@ from fastai.torch_core import TensorCategory, no_random
 from fastai.vision.core import TensorImage
 
 from pet_classifier.data.augment import Augment, affine_matrices, brightness_contrast, default_augment, warp
-from pet_classifier.data.crops import load_image
+from pet_classifier.data.crops import load_crop
 from pet_classifier.data.loaders import loaders
 
 NEUTRAL = dict(do_flip=False, max_rotate=0., max_zoom=1., max_warp=0., min_scale=1.)
@@ -199,7 +199,7 @@ def test_validation_images_and_labels_are_not_changed():
 
 def test_in_loaders_training_images_are_augmented_and_validation_images_are_not(tiny_table):
     dls = loaders(tiny_table, size=32, bs=12)
-    plain = {dl: torch.stack([load_image(f, 32) for f in dl.dataset.items.file])/255 for dl in dls.loaders}
+    plain = {dl: torch.stack([load_crop(f, 32) for f in dl.dataset.items.file])/255 for dl in dls.loaders}
     valid = dls.valid.one_batch()[0]
     assert torch.equal(valid, plain[dls.valid]) and torch.equal(dls.valid.one_batch()[0], valid)
     train = dls.train.new(shuffle=False).one_batch()[0]

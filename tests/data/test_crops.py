@@ -5,7 +5,7 @@ import simplejpeg
 import torch
 from PIL import Image, ImageOps
 
-from pet_classifier.data.crops import center_crop, check_sizes, load_image, load_images, read_pixels
+from pet_classifier.data.crops import center_crop, check_sizes, load_crop, load_crops, read_pixels
 from pet_classifier.data.drawing import draw_pet
 from pet_classifier.data.images import ImageProblem, list_images, open_image
 
@@ -42,7 +42,7 @@ def files(tmp_path):
 def test_equals_pillow_on_generated_images(files):
     for f in files:
         for size in 16, 24, 37:
-            ours, theirs = load_image(f, size), pillows(f, size)
+            ours, theirs = load_crop(f, size), pillows(f, size)
             assert ours.shape == (3, size, size) and ours.dtype == torch.uint8 and far(ours, theirs) < 2
             assert far(ours, theirs.flip(-1)) > 10 < far(ours, theirs.transpose(1, 2))
 
@@ -50,12 +50,12 @@ def test_equals_pillow_on_generated_images(files):
 def test_equals_pillow_on_drawn_pets(tmp_path):
     for i, breed in enumerate(['pug', 'Bengal', 'samoyed']):
         draw_pet(breed, seed=i).save(file := tmp_path/f'{breed}.jpg')
-        assert far(load_image(file, 64), pillows(file, 64)) < 2
+        assert far(load_crop(file, 64), pillows(file, 64)) < 2
 
 
 def test_equals_pillow_on_real_pets(pets_dir):
     files = list_images(pets_dir)[::12]
-    for size in 64, 224: assert max(far(load_image(f, size), pillows(f, size)) for f in files) < 2
+    for size in 64, 224: assert max(far(load_crop(f, size), pillows(f, size)) for f in files) < 2
 
 
 @pytest.mark.parametrize('name, tolerance', [('a.png', 0), ('a.jpg', 3)])
@@ -69,7 +69,7 @@ def test_a_phone_photo_is_put_upright(tmp_path, name, tolerance, orientation):
     lying.save(tmp_path/name, exif=exif, **(dict(quality=95, subsampling=0) if name == 'a.jpg' else {}))
     expected = torch.from_numpy(np.array(upright)).permute(2, 0, 1)
     assert read_pixels(tmp_path/name).shape == (3, 48, 64) and far(read_pixels(tmp_path/name), expected) <= tolerance
-    with Image.open(tmp_path/name) as im: assert torch.equal(load_image(im, 32), center_crop(read_pixels(tmp_path/name), 32))
+    with Image.open(tmp_path/name) as im: assert torch.equal(load_crop(im, 32), center_crop(read_pixels(tmp_path/name), 32))
 
 
 @pytest.mark.parametrize('mode', ['L', 'CMYK', 'RGB'])
@@ -77,7 +77,7 @@ def test_a_jpeg_of_any_mode_has_its_colours(tmp_path, mode):
     colour = dict(L=100, CMYK=(0, 255, 255, 0), RGB=(10, 200, 60))[mode]
     Image.new(mode, (40, 30), colour).save(tmp_path/'a.jpg', quality=95)
     expected = dict(L=(100,)*3, CMYK=(255, 0, 0), RGB=(10, 200, 60))[mode]
-    x = load_image(tmp_path/'a.jpg', 16)
+    x = load_crop(tmp_path/'a.jpg', 16)
     assert x.shape == (3, 16, 16) and far(x, torch.tensor(expected).view(3, 1, 1).expand_as(x)) < 4
 
 
@@ -95,22 +95,22 @@ def test_transparent_pixels_become_white(tmp_path):
     im.paste(0, (0, 0, 40, 20))
     im.save(tmp_path/'palette.png', transparency=0)
     Image.new('RGBA', (40, 40), (0, 255, 0, 0)).save(tmp_path/'alpha.png')
-    x = load_image(tmp_path/'palette.png', 40)
+    x = load_crop(tmp_path/'palette.png', 40)
     assert (x[:, :19] == 255).all() and (x[:, 21:] == torch.tensor([0, 0, 255]).view(3, 1, 1)).all()
-    assert (load_image(tmp_path/'alpha.png', 20) == 255).all()
+    assert (load_crop(tmp_path/'alpha.png', 20) == 255).all()
 
 
 def test_sixteen_bits_are_scaled(tmp_path):
     Image.fromarray(np.full((30, 30), 257*100, np.uint16)).save(tmp_path/'a.png')
-    assert (load_image(tmp_path/'a.png', 20) == 100).all()
+    assert (load_crop(tmp_path/'a.png', 20) == 100).all()
 
 
 @pytest.mark.parametrize('format, name', [('PNG', 'a.jpg'), ('JPEG', 'a.png'), ('WEBP', 'a.jpeg'), ('GIF', 'a.jpg'), ('BMP', 'b'),
                                           ('TIFF', 'a.JPG')])
 def test_the_format_is_identified_by_the_content(tmp_path, format, name):
     textured(60, 40).save(tmp_path/name, format)
-    assert far(load_image(tmp_path/name, 24), pillows(tmp_path/name, 24)) < 2
-    assert torch.equal(load_image(str(tmp_path/name), 24), load_image(tmp_path/name, 24))
+    assert far(load_crop(tmp_path/name, 24), pillows(tmp_path/name, 24)) < 2
+    assert torch.equal(load_crop(str(tmp_path/name), 24), load_crop(tmp_path/name, 24))
 
 
 @pytest.mark.parametrize('share', [0.02, 0.3, 0.7, 0.95])
@@ -119,8 +119,8 @@ def test_a_truncated_jpeg_is_named_with_its_reason(tmp_path, share, kwargs):
     textured(320, 240).save(file := tmp_path/'cut.jpg', **kwargs)
     data = file.read_bytes()
     file.write_bytes(data[:int(share*len(data))])
-    with pytest.raises(ImageProblem, match='cut.jpg: (broken or cut off|not an image)'): load_image(file, 32)
-    with pytest.raises(ImageProblem, match='cut.jpg: '): load_images([file], 32)
+    with pytest.raises(ImageProblem, match='cut.jpg: (broken or cut off|not an image)'): load_crop(file, 32)
+    with pytest.raises(ImageProblem, match='cut.jpg: '): load_crops([file], 32)
 
 
 @pytest.mark.parametrize('make, reason', [
@@ -138,7 +138,7 @@ def test_a_decompression_bomb_is_refused_before_decoding(tmp_path, monkeypatch, 
     Image.new('L', (11_000, 9_500)).save(tmp_path/name)
     monkeypatch.setattr(simplejpeg, 'decode_jpeg', lambda *args, **kwargs: pytest.fail('decoded'))
     monkeypatch.setattr(Image.Image, 'convert', lambda *args: pytest.fail('decoded'))
-    with pytest.raises(ImageProblem, match=f'{name}: too large'): load_image(tmp_path/name, 32)
+    with pytest.raises(ImageProblem, match=f'{name}: too large'): load_crop(tmp_path/name, 32)
 
 
 def test_a_crop_of_the_right_size_is_not_scaled():
@@ -149,16 +149,16 @@ def test_a_crop_of_the_right_size_is_not_scaled():
 
 def test_load_images_keeps_the_order(files):
     many = [files[i % 7] for i in np.random.default_rng(0).permutation(40)]
-    x = load_images(many, 16)
+    x = load_crops(many, 16)
     assert x.shape == (40, 3, 16, 16) and x.dtype == torch.uint8
-    assert torch.equal(x, torch.stack([load_image(f, 16) for f in many]))
-    assert load_images([], 16).shape == (0, 3, 16, 16)
+    assert torch.equal(x, torch.stack([load_crop(f, 16) for f in many]))
+    assert load_crops([], 16).shape == (0, 3, 16, 16)
 
 
 def test_the_first_broken_image_is_named(files):
     files[2].write_text('broken')
     files[4].write_text('broken too')
-    with pytest.raises(ImageProblem, match='2.png'): load_images(files, 16)
+    with pytest.raises(ImageProblem, match='2.png'): load_crops(files, 16)
 
 
 @pytest.mark.parametrize('format', ['PNG', 'JPEG', 'WEBP', 'GIF', 'BMP', 'TIFF'])
@@ -185,10 +185,10 @@ def test_an_undecoded_pil_image_is_checked(tmp_path):
     textured(320, 240).save(tmp_path/'a.jpg')
     (tmp_path/'cut.jpg').write_bytes((tmp_path/'a.jpg').read_bytes()[:2000])
     Image.new('L', (11_000, 9_500)).save(tmp_path/'bomb.png')
-    with pytest.raises(ImageProblem, match='this image: broken'): load_image(Image.open(tmp_path/'cut.jpg'), 32)
+    with pytest.raises(ImageProblem, match='this image: broken'): load_crop(Image.open(tmp_path/'cut.jpg'), 32)
     bomb = Image.open(tmp_path/'bomb.png')
     bomb.load = lambda: pytest.fail('decoded')
-    with pytest.raises(ImageProblem, match='this image: too large: 11000 x 9500'): load_image(bomb, 32)
+    with pytest.raises(ImageProblem, match='this image: too large: 11000 x 9500'): load_crop(bomb, 32)
 
 
 def test_arrays_and_tensors_are_read():
@@ -200,7 +200,7 @@ def test_arrays_and_tensors_are_read():
         assert torch.equal(read_pixels(same), expected)
     grey = np.array(im.convert('L'))
     assert torch.equal(read_pixels(grey), read_pixels(im.convert('L')))
-    assert load_image(np.zeros((1, 900, 3), np.uint8), 16).shape == load_image(grey[:1, :1], 16).shape == (3, 16, 16)
+    assert load_crop(np.zeros((1, 900, 3), np.uint8), 16).shape == load_crop(grey[:1, :1], 16).shape == (3, 16, 16)
 
 
 @pytest.mark.parametrize('wrong, message', [
@@ -216,7 +216,7 @@ def test_arrays_and_tensors_are_read():
     (np.zeros((9, 0, 3), np.uint8), 'it is empty'), (torch.zeros(3, 0, 4, dtype=torch.uint8), 'it is empty'),
     (None, 'this NoneType: not an image; expected a path'), (7, 'this int: not an image')], ids=str)
 def test_invalid_input_is_refused_with_what_was_expected(wrong, message):
-    with pytest.raises(ImageProblem, match=message): load_image(wrong, 16)
+    with pytest.raises(ImageProblem, match=message): load_crop(wrong, 16)
 
 
 @pytest.mark.parametrize('size, sizes', [

@@ -13,7 +13,7 @@ import simplejpeg
 from PIL import Image
 
 from pet_classifier.data import decode as decoding
-from pet_classifier.data.crops import load_image
+from pet_classifier.data.crops import load_crop
 from pet_classifier.data.decode import decode
 from pet_classifier.data.formats import FORMATS, MAX_SCANS, ImageProblem, image_format
 from pet_classifier.data.images import SUFFIXES, check_images, check_suffixes, image_problem, open_image
@@ -148,15 +148,15 @@ def test_a_jpeg_is_decoded_at_the_smallest_size_that_is_enough(size, at_least, s
 
 def test_the_crop_of_a_large_photo_is_nearly_that_of_the_whole(monkeypatch):
     data = encoded('JPEG', textured(400, 300).resize((2400, 1800), Image.Resampling.BICUBIC), quality=92)
-    x = load_image(data, 224).float()
+    x = load_crop(data, 224).float()
     monkeypatch.setattr('pet_classifier.data.decode._fraction', lambda *args: 1)
-    whole = load_image(data, 224).float()
+    whole = load_crop(data, 224).float()
     assert 0 < (x - whole).abs().mean() < .5
 
 
 def test_a_small_photo_is_decoded_whole():
     data = encoded('JPEG', textured(500, 375))
-    for size in 16, 64, 224: assert np.array_equal(load_image(data, size), load_image(open_image(data), size))
+    for size in 16, 64, 224: assert np.array_equal(load_crop(data, size), load_crop(open_image(data), size))
 
 
 # damage
@@ -173,7 +173,7 @@ def test_a_jpeg_damaged_in_the_middle_is_named(tmp_path, kind, at, capfd):
     middle = int(at*len(data))
     for i in range(middle, middle + 60): data[i] = (data[i]*7 + 13) % 255
     file.write_bytes(data)
-    for refused in open_image, lambda f: load_image(f, 32):
+    for refused in open_image, lambda f: load_crop(f, 32):
         with pytest.raises(ImageProblem, match='holiday.jpg: (damaged: Corrupt JPEG data|broken or cut off)'): refused(file)
     assert [f.name for f in check_images([file]).file] == ['holiday.jpg'] and capfd.readouterr().err == ''
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pet_classifier.core.cache import clear_cache
 from pet_classifier.data import decoded_images
-from pet_classifier.data.crops import load_images
+from pet_classifier.data.crops import load_crops
 from pet_classifier.data.decoded_images import DecodedImages
 from pet_classifier.data.images import ImageProblem
 
@@ -39,16 +39,16 @@ def files(tmp_path):
 @pytest.fixture
 def decoded_counts(monkeypatch, fresh_cache):
     "The number of images decoded in each call"
-    seen, really = [], load_images
+    seen, really = [], load_crops
     def count(files, size):
         seen.append(len(files))
         return really(files, size)
-    monkeypatch.setattr(decoded_images, 'load_images', count)
+    monkeypatch.setattr(decoded_images, 'load_crops', count)
     return seen
 
 
 def correct(crops, numbers=(3, 0, 3, 6)):
-    return torch.equal(crops[list(numbers)], load_images([crops.files[i] for i in numbers], crops.size))
+    return torch.equal(crops[list(numbers)], load_crops([crops.files[i] for i in numbers], crops.size))
 
 
 def test_crops_are_decoded_once(files, decoded_counts, fresh_cache):
@@ -65,7 +65,7 @@ def test_crops_are_decoded_once(files, decoded_counts, fresh_cache):
 def test_more_than_one_block_is_written_in_order(files, fresh_cache):
     many = [files[i % 7] for i in np.random.default_rng(1).permutation(150)]
     crops = DecodedImages(many, 8)
-    assert torch.equal(crops[list(range(150))], load_images(many, 8)) and crops.path is not None
+    assert torch.equal(crops[list(range(150))], load_crops(many, 8)) and crops.path is not None
 
 
 def test_the_file_name_depends_on_images_and_size(files, fresh_cache):
@@ -137,7 +137,7 @@ def test_pixels_are_correct_after_damage_during_training(files, fresh_cache, dam
     DAMAGE[damage](path)
     with warnings.catch_warnings(record=True) as messages:
         warnings.simplefilter('always')
-        for _ in range(2): assert torch.equal(crops[list(range(7))], load_images(files, 16))
+        for _ in range(2): assert torch.equal(crops[list(range(7))], load_crops(files, 16))
     messages = [str(w.message) for w in messages if w.category is UserWarning]
     assert 1 <= len(messages) <= 2 and 'decoded again' in messages[0]
     if damage != 'a folder': assert correct(DecodedImages(files, 16)) and path.is_file()
@@ -186,12 +186,12 @@ from pathlib import Path
 from pet_classifier.data import decoded_images
 folder, me, others = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 files = sorted((folder/'own').iterdir())*20
-really, calls = decoded_images.load_images, []
-def load_images(files, size):
+really, calls = decoded_images.load_crops, []
+def load_crops(files, size):
     calls.append(1)
     if me == 'killed' and len(calls) == 2: os.kill(os.getpid(), 9)
     return really(files, size)
-decoded_images.load_images = load_images
+decoded_images.load_crops = load_crops
 (folder/f'ready-{me}').touch()
 while len(list(folder.glob('ready-*'))) < others: time.sleep(0.01)
 x = decoded_images.DecodedImages(files, 32)[list(range(len(files)))]
@@ -232,7 +232,7 @@ def test_crops_on_a_device_equal_those_of_the_file(files, fresh_cache):
 
 
 def test_crops_on_a_device_need_no_file(files, fresh_cache):
-    stored, expected = DecodedImages(files, 24, CPU), load_images(files, 24)
+    stored, expected = DecodedImages(files, 24, CPU), load_crops(files, 24)
     assert torch.equal(stored[[1, 2]], expected[[1, 2]])
     stored.path.unlink()
     for f in files: f.unlink()
@@ -242,7 +242,7 @@ def test_crops_on_a_device_need_no_file(files, fresh_cache):
 def test_crops_are_stored_on_a_device_if_the_cache_has_no_room(files, fresh_cache, monkeypatch):
     monkeypatch.setenv('PET_CLASSIFIER_CACHE_GB', '0')
     with pytest.warns(UserWarning, match='will be decoded each time'): crops = DecodedImages(files, 24, CPU)[[6, 0]]
-    assert torch.equal(crops, load_images([files[6], files[0]], 24))
+    assert torch.equal(crops, load_crops([files[6], files[0]], 24))
 
 
 def test_crops_that_do_not_fit_are_read_from_the_file(files, fresh_cache, monkeypatch):
@@ -250,4 +250,4 @@ def test_crops_that_do_not_fit_are_read_from_the_file(files, fresh_cache, monkey
     assert DecodedImages(files[:6], 24, CPU).fits
     decoded = DecodedImages(files, 24, CPU)
     assert not decoded.fits and decoded.on_device is None
-    assert torch.equal(decoded[[6, 0]], load_images([files[6], files[0]], 24))
+    assert torch.equal(decoded[[6, 0]], load_crops([files[6], files[0]], 24))

@@ -7,7 +7,7 @@ from fastai.vision.augment import aug_transforms
 from PIL import Image
 
 from pet_classifier.data.augment import default_augment
-from pet_classifier.data.crops import load_image
+from pet_classifier.data.crops import load_crop
 from pet_classifier.data.decoded_images import DecodedImages
 from pet_classifier.data.images import ImageProblem
 from pet_classifier.data.loaders import loaders, presize
@@ -138,7 +138,7 @@ def test_presize_is_larger_by_a_seventh(size): assert size*1.1 < presize(size) <
 def test_batches_equal_fetching_image_by_image(small, tiny_table):
     for dl, of_valid in zip(small(augment=[], bs=5).loaders, (False, True)):
         rows = tiny_table[tiny_table.is_valid == of_valid].reset_index(drop=True)
-        expected = torch.stack([load_image(f, 32) for f in rows.file])
+        expected = torch.stack([load_crop(f, 32) for f in rows.file])
         for numbers in [0, 3, 2, 5, 1], [4, 4, 0, 1, 2]:
             x, y = next(dl.create_batches(numbers))
             assert torch.equal(x, expected[numbers]) and [dl.vocab[i] for i in y] == rows.label[numbers].tolist()
@@ -153,7 +153,7 @@ def test_batches_equal_fetching_image_by_image(small, tiny_table):
 
 def test_training_batches_hold_each_image_once_with_its_own_label(small, tiny_table):
     rows = tiny_table[~tiny_table.is_valid]
-    expected = {load_image(f, 32).numpy().tobytes(): label for f, label in zip(rows.file, rows.label)}
+    expected = {load_crop(f, 32).numpy().tobytes(): label for f, label in zip(rows.file, rows.label)}
     dls = small(augment=[])
     seen = [((x*255).round().byte().numpy().tobytes(), dls.vocab[i]) for xs, ys in dls.train for x, i in zip(xs, ys)]
     assert sorted(seen) == sorted(expected.items())
@@ -164,14 +164,14 @@ def test_unlabelled_images_are_batches_of_images_only(small, tiny_table):
     assert dl.targets is None and not dl.decoded
     batches = list(dl)
     assert all(len(b) == 1 for b in batches)
-    assert torch.equal(torch.cat([x for x, in batches]), torch.stack([load_image(f, 32) for f in tiny_table.file[:7]])/255)
+    assert torch.equal(torch.cat([x for x, in batches]), torch.stack([load_crop(f, 32) for f in tiny_table.file[:7]])/255)
 
 
 def test_labelled_test_images_have_their_labels(small, tiny_table):
     rows = tiny_table.iloc[5:14]
     dl = small().test_dl(rows, with_labels=True)
     assert [dl.vocab[i] for _, y in dl for i in y] == rows.label.tolist()
-    assert torch.equal(images(dl), torch.stack([load_image(f, 32) for f in rows.file])/255)
+    assert torch.equal(images(dl), torch.stack([load_crop(f, 32) for f in rows.file])/255)
 
 
 def test_an_unknown_label_is_named(small, tiny_table):
@@ -226,7 +226,7 @@ def test_a_custom_index_does_not_mix_up_images(small, tiny_table):
     dls = small(shuffled, augment=[])
     rows = shuffled[shuffled.is_valid]
     assert [dls.vocab[i] for _, y in dls.valid for i in y] == rows.label.tolist()
-    assert torch.equal(images(dls.valid), torch.stack([load_image(f, 32) for f in rows.file])/255)
+    assert torch.equal(images(dls.valid), torch.stack([load_crop(f, 32) for f in rows.file])/255)
 
 
 def epochs(dls, n=2): return [(x, y) for _ in range(n) for dl in dls.loaders for x, y in dl]

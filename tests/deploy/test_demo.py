@@ -16,14 +16,16 @@ from urllib.parse import urlparse
 
 import pytest
 
-from pet_classifier.data.crops import load_image
+from pet_classifier.data.crops import load_crop
 from pet_classifier.data.images import ImageProblem, list_images
 from pet_classifier.deploy import demo, space
 from pet_classifier.deploy import server as server_module
-from pet_classifier.deploy.demo import demo_app, limits, page_answer, serve
+from pet_classifier.deploy.demo import demo_app, limitations, page_answer, serve
 from pet_classifier.deploy.predictor import Predictor
 from pet_classifier.deploy.space import write_space
 from pet_classifier.model.bundle import load_bundle
+
+pytestmark = pytest.mark.slow
 
 pytest.importorskip('starlette')
 pytest.importorskip('uvicorn')
@@ -103,7 +105,7 @@ def served(model, tiny_folder):
 class Here:
     "As a `Sandbox`, but in this process: starting one takes seconds"
     def __init__(self, size): self.size = size
-    def __call__(self, data): return load_image(data, self.size)
+    def __call__(self, data): return load_crop(data, self.size)
     def __enter__(self): return self
     def __exit__(self, *_): pass
 
@@ -151,7 +153,7 @@ def test_an_image_gets_the_answer_and_where_the_network_looked(page, files, pred
     guess = predictor.predict(files['image'])
     assert drop(page, files['image']) == (guess.label, f'with a probability of {guess.probability:.0%}')
     assert page.locator('.looked img').evaluate_all('all => all.map(i => i.naturalWidth)') == [32, 32]
-    assert page.locator('.looked figcaption').all_inner_texts() == ['what it saw', 'where it looked']
+    assert page.locator('.looked figcaption').all_inner_texts() == ['network input', 'heat map']
     bars = page.inner_text('#bars')
     assert all(name in bars and f'{p:.0%}' in bars for name, p in guess.probs.items())
 
@@ -170,7 +172,7 @@ def test_what_is_no_image_gets_its_reason_and_the_next_one_an_answer(page, files
 def test_a_file_that_is_too_large_is_refused_with_the_limit(page, files, served):
     assert drop(page, files['large']) == ('No answer', 'This file is larger than 0.05 MB.')
     status, said = post(served, files['large'].read_bytes())
-    assert (status, said) == (413, dict(problem='more than 0.05 MB'))
+    assert (status, said) == (413, dict(problem='the file is larger than 0.05 MB'))
 
 
 def test_nothing_leaves_this_machine(browser, files, model, tiny_folder):
@@ -338,16 +340,16 @@ def test_an_error_inside_is_one_line_and_the_next_one_is_answered(model, files, 
             status, said = raw(url, get('/predict', f'Content-Length: {files["image"].stat().st_size}', method='POST',
                                         body=files['image'].read_bytes()))
         assert status == 500 and b'luck' not in said
-        assert capfd.readouterr().err == "error: no answer: RuntimeError: 'out of\\nluck \\x1b[31m'\n"
+        assert capfd.readouterr().err == "error: request failed: RuntimeError: 'out of\\nluck \\x1b[31m'\n"
         assert post(url, files['image'].read_bytes())[0] == 200
 
 
 def test_a_host_is_open_to_others_only_when_asked_and_it_is_said(model, capsys):
     with serving(model) as url: assert raw(url, get('/', host='evil.example'))[0] == 403
-    assert 'Everybody' not in capsys.readouterr().out
+    assert 'Everyone' not in capsys.readouterr().out
     with serving(model, host='0.0.0.0') as url:  # noqa: S104
         assert raw(url.replace('0.0.0.0', '127.0.0.1'), get('/', host='page.example'))[0] == 200  # noqa: S104
-    assert 'Everybody who can reach this machine' in capsys.readouterr().out
+    assert 'Everyone who can reach this machine' in capsys.readouterr().out
 
 
 def test_no_photo_is_written_to_a_disk(served, files):
@@ -375,9 +377,9 @@ def test_names_of_classes_do_nothing_in_the_page(browser, predictor, files):
         assert title.replace('�', '\x1b') in names
 
 
-def test_limits_are_those_of_the_bundle(model, tiny_run):
+def test_limitations_are_those_of_the_bundle(model, tiny_run):
     m = tiny_run.metrics
-    said = limits(load_bundle(model))
+    said = limitations(load_bundle(model))
     for key in 'error_rate', 'error_low', 'error_high': assert f'{m[key]:.1%}' in said
     assert f'{m["valid"]} images' in said and 'drawn' not in said
 
@@ -385,7 +387,7 @@ def test_limits_are_those_of_the_bundle(model, tiny_run):
 def test_what_cannot_be_done_is_said(model, files, monkeypatch):
     with socket.create_server(('127.0.0.1', 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(OSError, match=f'at port {port} of 127.0.0.1: .*; take another port, such as {port+1}'):
+        with pytest.raises(OSError, match=f'on port {port} of 127.0.0.1: .*; choose another port, such as {port+1}'):
             serve(model, port)
     with pytest.raises(ValueError, match='port=0: expected 1 to 65535'): serve(model, 0)
     with pytest.raises(ImageProblem, match='text.jpg: not a'): demo_app(model, examples=[files['text']])
@@ -399,10 +401,10 @@ def test_a_space_is_written_whole_or_not_at_all(model, tmp_path, monkeypatch):
     folder = write_space(model, tmp_path/'space')
     text, docker = (folder/'README.md').read_text(), (folder/'Dockerfile').read_text()
     assert text.startswith('---\ntitle: ') and 'sdk: docker\napp_port: 7860\n' in text
-    assert limits(load_bundle(folder/'model'))[:20] in text and '"pet-classifier", "demo", "model"' in docker
+    assert limitations(load_bundle(folder/'model'))[:20] in text and '"pet-classifier", "demo", "model"' in docker
     (tmp_path/'mine').mkdir()
     (tmp_path/'mine'/'letter.txt').touch()
-    with pytest.raises(FileExistsError, match='holds what is no Space'): write_space(model, tmp_path/'mine')
+    with pytest.raises(FileExistsError, match='is not a Space'): write_space(model, tmp_path/'mine')
     before = {f: f.read_bytes() for f in folder.rglob('*') if f.is_file()}
     def full(*_): raise OSError(28, 'No space left on device')
     monkeypatch.setattr(space.shutil, 'copyfile', full)

@@ -14,10 +14,17 @@ from safetensors.torch import load_file
 from scipy.special import softmax
 
 from pet_classifier.cli import main
-from pet_classifier.data.crops import load_images
+from pet_classifier.data.crops import load_crops
 from pet_classifier.data.loaders import loaders
 from pet_classifier.deploy import engines
-from pet_classifier.deploy.engines import ENGINES, MANY, NEEDS, Engines, choose_engine, engine_precision
+from pet_classifier.deploy.engines import (
+    ENGINES,
+    OPENVINO_MIN_IMAGES,
+    REQUIRED_PACKAGES,
+    Engines,
+    choose_engine,
+    engine_precision,
+)
 from pet_classifier.deploy.onnx import export_onnx
 from pet_classifier.deploy.predictor import Predictor
 from pet_classifier.model.bundle import load_bundle
@@ -26,7 +33,7 @@ from pet_classifier.model.features import fingerprint
 from pet_classifier.model.inference import InferenceModel
 from pet_classifier.model.network import set_precision
 
-needs_onnx = pytest.mark.skipif(not all(map(find_spec, NEEDS['onnx'])), reason='ONNX Runtime is not installed')
+needs_onnx = pytest.mark.skipif(not all(map(find_spec, REQUIRED_PACKAGES['onnx'])), reason='ONNX Runtime is not installed')
 needs_openvino = pytest.mark.skipif(find_spec('openvino') is None, reason='OpenVINO is not installed')
 OTHERS = pytest.param('openvino', marks=needs_openvino), pytest.param('onnx', marks=needs_onnx)
 
@@ -131,7 +138,7 @@ def test_an_unknown_precision_is_refused(bundle, make):
 
 
 @pytest.mark.parametrize('name, n, there, chosen', [
-    ('auto', 1, True, 'torch'), ('auto', MANY-1, True, 'torch'), ('auto', MANY, True, 'openvino'),
+    ('auto', 1, True, 'torch'), ('auto', OPENVINO_MIN_IMAGES-1, True, 'torch'), ('auto', OPENVINO_MIN_IMAGES, True, 'openvino'),
     ('auto', 10**6, False, 'torch'), ('torch', 10**6, True, 'torch'), ('torch', 1, False, 'torch'),
     ('openvino', 1, True, 'openvino'), ('onnx', 1, True, 'onnx')])
 def test_the_engine_that_is_chosen(monkeypatch, name, n, there, chosen):
@@ -148,7 +155,7 @@ def test_an_unknown_engine_is_refused_before_the_bundle_is_opened(name):
 
 def test_openvino_that_is_not_installed_is_refused_with_what_to_do(folder, monkeypatch, tmp_path, capsys):
     absent(monkeypatch)
-    said = r"engine='openvino': openvino not installed; pip install 'pet-classifier\[openvino\]', or take 'torch'"
+    said = r"engine='openvino': openvino not installed; pip install 'pet-classifier\[openvino\]', or use 'torch'"
     with pytest.raises(ValueError, match=said): choose_engine('openvino', 1)
     with pytest.raises(ValueError, match=said): Predictor(folder, engine='openvino')
     assert main(['predict', str(folder), str(tmp_path/'a.jpg'), '--engine', 'openvino']) == 2
@@ -167,7 +174,7 @@ def test_a_predictor_goes_by_the_number_of_images_and_makes_an_engine_once(folde
             return answer
         return make
     present(monkeypatch)
-    monkeypatch.setattr(engines, 'MANY', 5)
+    monkeypatch.setattr(engines, 'OPENVINO_MIN_IMAGES', 5)
     for name in ENGINES: monkeypatch.setitem(ENGINES, name, fake(name))
     predictor, files = Predictor(folder, precision='fp32'), tiny_table.file.tolist()
     assert not made  # nothing before an image comes
@@ -190,6 +197,7 @@ def test_the_command_line_passes_the_engine_on(folder, tiny_folder, monkeypatch,
 
 
 @needs_openvino
+@pytest.mark.slow
 def test_openvino_gives_the_networks_answers_in_batches_of_any_size(bundle, crops, expected, fresh_cache):
     answer = openvino_engine(bundle, 'fp32')
     for n in 6, 1, 2:
@@ -230,6 +238,7 @@ def conversions(monkeypatch, fresh_cache):
 
 
 @needs_openvino
+@pytest.mark.slow
 def test_a_network_is_converted_once(folder, crops, expected, conversions, fresh_cache):
     for _ in range(2): assert np.allclose(openvino_engine(load_bundle(folder), 'fp32')(crops), expected, atol=1e-4)
     assert len(conversions) == 1
@@ -241,6 +250,7 @@ def test_a_network_is_converted_once(folder, crops, expected, conversions, fresh
 
 
 @needs_openvino
+@pytest.mark.slow
 def test_other_weights_are_converted_anew(folder, crops, conversions, tmp_path):
     from hashlib import sha256
 
@@ -259,6 +269,7 @@ def test_other_weights_are_converted_anew(folder, crops, conversions, tmp_path):
 
 
 @needs_openvino
+@pytest.mark.slow
 @pytest.mark.parametrize('change', [dict(mean=[0.1, 0.2, 0.3]), dict(std=[1.5, 1.2, 1.1]), dict(size=48)], ids=str)
 def test_the_same_weights_with_other_numbers_in_the_config_are_another_network(folder, conversions, tmp_path, change):
     import shutil
@@ -272,6 +283,7 @@ def test_the_same_weights_with_other_numbers_in_the_config_are_another_network(f
 
 
 @needs_openvino
+@pytest.mark.slow
 def test_without_room_it_answers_all_the_same(bundle, crops, expected, conversions, fresh_cache, monkeypatch):
     monkeypatch.setenv('PET_CLASSIFIER_CACHE_GB', '0')
     assert np.allclose(openvino_engine(bundle, 'fp32')(crops), expected, atol=1e-4) and not list(fresh_cache.iterdir())
@@ -284,6 +296,7 @@ def test_a_predictor_says_the_same_by_any(folder, tiny_table, name):
 
 
 @needs_onnx
+@pytest.mark.slow
 def test_onnx_gives_the_networks_scores_and_its_file_is_made_once(folder, bundle, crops, expected, fresh_cache, monkeypatch):
     made, really = [], engines._to_onnx
     monkeypatch.setattr(engines, '_to_onnx', lambda bundle: made.append(bundle) or really(bundle))
@@ -339,7 +352,7 @@ def test_a_predictor_goes_to_another_process_without_its_engines(folder, tiny_fo
     predictor, file = Predictor(folder, precision='fp32'), tiny_folder/'red_0.jpg'
     before = predictor.predict(file)
     other = pickle.loads(pickle.dumps(predictor))  # noqa: S301  our own
-    assert not other.engines.made and other.predict(file) == before
+    assert not other.engines.engines and other.predict(file) == before
 
 
 @pytest.fixture(scope='module')
@@ -352,7 +365,7 @@ def exported(tmp_path_factory):
     from pet_classifier.data.splits import random_split
     from pet_classifier.training.learner import pet_learner
     path = os.environ.get('PETS_DIR') or draw_sample(tmp_path_factory.mktemp('drawn')/'pets', per_breed=2)
-    crops = load_images(list_images(path)[::6], 64)
+    crops = load_crops(list_images(path)[::6], 64)
     dls, folder = loaders(random_split(label_by_name(list_images(path)), 0.5), size=64), tmp_path_factory.mktemp('exported')
     def make(arch):
         learn = pet_learner(dls, arch, 'imagenet' if arch == 'efficientnet_lite0' else 'none')
@@ -370,6 +383,7 @@ def exported(tmp_path_factory):
 
 @needs_onnx
 @needs_openvino
+@pytest.mark.slow
 @pytest.mark.parametrize('arch', ['resnet34', 'resnet50', 'efficientnet_lite0'])
 def test_onnx_runtime_and_openvino_give_torchs_answers_by_the_exported_file(exported, arch):
     import onnxruntime

@@ -6,7 +6,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from pet_classifier.data.crops import load_images
+from pet_classifier.data.crops import load_crops
 from pet_classifier.data.images import list_images
 from pet_classifier.deploy import onnx as onnx_module
 from pet_classifier.deploy.onnx import export_onnx
@@ -19,10 +19,11 @@ from pet_classifier.model.bundle_writer import save_bundle
 def bundle(learner, tmp_path): return save_bundle(learner(), tmp_path/'model', temperature=0.5, none_below=-1.)
 
 
+@pytest.mark.slow
 def test_it_answers_as_torch_does_one_by_one_and_many(bundle, tiny_folder, tmp_path):
     session = onnxruntime.InferenceSession(export_onnx(bundle, tmp_path/'new'/'a.onnx'))
     files = list_images(tiny_folder)
-    images = load_images(files, 32).contiguous().numpy()
+    images = load_crops(files, 32).contiguous().numpy()
     probs, logits = session.run(None, {'images': images})
     assert [o.name for o in session.get_outputs()] == ['probabilities', 'logits']
     assert np.allclose(np.exp(logits/0.5)/np.exp(logits/0.5).sum(1, keepdims=True), probs, atol=1e-5)
@@ -33,6 +34,7 @@ def test_it_answers_as_torch_does_one_by_one_and_many(bundle, tiny_folder, tmp_p
     for i in 0, 7: assert np.allclose(session.run(None, {'images': images[i:i+1]})[0], probs[i], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_classes_size_and_threshold_stand_in_it(bundle, tmp_path):
     file = export_onnx(bundle, tmp_path/'a.onnx')
     notes = onnxruntime.InferenceSession(file).get_modelmeta().custom_metadata_map
@@ -41,6 +43,7 @@ def test_classes_size_and_threshold_stand_in_it(bundle, tmp_path):
     onnx.checker.check_model(onnx.load(file), full_check=True)
 
 
+@pytest.mark.slow
 def test_the_bundle_is_left_as_it_was(bundle, tmp_path):
     loaded = load_bundle(bundle)
     network, fast = loaded.model, loaded.model.runs_in_bf16

@@ -57,12 +57,14 @@ def broken(tmp_path):
     return [tmp_path/'text.jpg', tmp_path/'empty.jpg', tmp_path/'nowhere.jpg']
 
 
+@pytest.mark.slow
 def test_says_what_the_learner_says(learn, predictor, files):
     ours = predictor.probabilities(predictor.logits([predictor.prepare(f) for f in files]))
     assert ours.dtype == np.float32 and ours.std() > 0.01
     assert ours == pytest.approx(learn.get_preds()[0].numpy(), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_says_the_same_in_a_fresh_process(learn, bundle, files):
     code = ('import sys; from pet_classifier.deploy.predictor import Predictor; '
             'p = Predictor(sys.argv[1], precision="fp32").predict(sys.argv[2]); '
@@ -86,6 +88,7 @@ def test_takes_names_paths_pil_images_and_loaded_bundles(bundle, files):
     assert predictor.predict(Image.open(files[1])).probs == expected  # one that lies on its side
 
 
+@pytest.mark.slow
 def test_takes_bytes_arrays_and_tensors(predictor, files):
     im = Image.open(files[0])
     array, expected = np.array(im), predictor.predict(im).probs  # the first lies upright
@@ -119,7 +122,7 @@ def test_what_is_no_image_in_a_list_is_told_with_its_place(predictor, files, bro
 
 def test_predict_files_tells_how_far_it_is(predictor, files, broken):
     told = []
-    predictor.predict_files([*files, *broken], bs=4, tell=told.append)
+    predictor.predict_files([*files, *broken], bs=4, on_batch=told.append)
     assert told == [4, 4, 1]
 
 
@@ -139,6 +142,7 @@ p.predict_files(7)
 '''
 
 
+@pytest.mark.slow
 def test_a_type_checker_sees_the_methods_and_what_they_take(tmp_path):
     api = pytest.importorskip('mypy.api', reason='mypy is not installed')
     (tmp_path/'use.py').write_text(TYPED)
@@ -224,6 +228,7 @@ def test_labels_that_the_bundle_does_not_know_are_listed_and_counted_apart(predi
 
 
 @pytest.mark.parametrize('label', ['red', 'green'])
+@pytest.mark.slow
 def test_images_of_one_class_only_are_evaluated(predictor, files, label):
     interp = predictor.evaluate(pd.DataFrame(dict(file=files[:3], label=label)))
     assert len(interp.files) == 3 and interp.majority_error == 0 and interp.unknown.empty
@@ -232,7 +237,7 @@ def test_images_of_one_class_only_are_evaluated(predictor, files, label):
 
 def test_without_one_label_that_the_bundle_knows_there_is_nothing_to_evaluate(predictor, files):
     table = pd.DataFrame(dict(file=files[:2], label=['mauve', 'ecru']))
-    said = 'no label is one of the 3 classes of this bundle: ecru, mauve; it knows blue, green, red'
+    said = 'no label is one of the 3 classes of this bundle: ecru, mauve; it has blue, green, red'
     with pytest.raises(ValueError, match=said): predictor.evaluate(table)
     with pytest.raises(ValueError, match="no column label"): predictor.evaluate(table[['file']])
 
@@ -241,4 +246,4 @@ def test_a_network_whose_answers_are_no_numbers_is_an_error_and_not_the_first_cl
     state = {k: v.clone() for k, v in learn.model.state_dict().items()}
     bundle = load_bundle(save_bundle(learn, tmp_path/'model'))
     bundle.model.load_state_dict({k: -torch.ones_like(v) if 'running_var' in k else v for k, v in state.items()})
-    with pytest.raises(ValueError, match='the network answers NaN'): Predictor(bundle).predict(Image.new('RGB', (32, 32)))
+    with pytest.raises(ValueError, match='the network returns NaN'): Predictor(bundle).predict(Image.new('RGB', (32, 32)))

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pet_classifier.data.crops import load_image
+from pet_classifier.data.crops import load_crop
 from pet_classifier.data.images import ImageProblem
 from pet_classifier.deploy.sandbox import Sandbox
 
-pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='no fork here: no sandbox')
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, 'fork'), reason='no fork here: no sandbox')]
 rng = np.random.default_rng(0)
 
 
@@ -37,18 +37,18 @@ def sandbox():
 
 @pytest.mark.parametrize('data', [encoded(), encoded('L'), encoded('CMYK'), encoded('RGBA', kind='PNG'), encoded('P', kind='GIF'),
                                   encoded(kind='WEBP'), encoded(size=(32, 32), kind='PNG')])
-def test_the_numbers_are_those_of_read_square(sandbox, data): assert sandbox(data).equal(load_image(data, 32))
+def test_the_numbers_are_those_of_read_square(sandbox, data): assert sandbox(data).equal(load_crop(data, 32))
 
 
 @pytest.mark.parametrize('data', [b'', b'To whom it may concern', encoded()[:300], encoded(kind='PNG')[:-40], encoded()[:30]])
 def test_the_problem_is_that_of_read_square(sandbox, data):
-    with pytest.raises(ImageProblem) as wanted: load_image(data, 32)
+    with pytest.raises(ImageProblem) as wanted: load_crop(data, 32)
     with pytest.raises(ImageProblem) as got: sandbox(data)
     assert got.value.reason == wanted.value.reason
 
 
 def test_what_takes_too_much_memory_is_refused_and_the_next_one_decoded(sandbox):
-    with pytest.raises(ImageProblem, match='opening it takes more than 2 seconds or 300 MB'): sandbox(LARGE.getvalue())
+    with pytest.raises(ImageProblem, match='decoding takes more than 2 seconds or 300 MB'): sandbox(LARGE.getvalue())
     assert sandbox(encoded()).shape == (3, 32, 32)
 
 
@@ -56,7 +56,7 @@ def test_what_takes_too_long_is_ended_and_keeps_nobody_waiting(sandbox):
     sandbox(encoded())
     ours, theirs = socket.socketpair()
     with ours, theirs: # whose file never comes to an end
-        socket.send_fds(sandbox.orders, [b'.'], [theirs.fileno()])
+        socket.send_fds(sandbox.control, [b'.'], [theirs.fileno()])
         theirs.close()
         assert sandbox(encoded()).shape == (3, 32, 32)
         ours.settimeout(60)
@@ -66,7 +66,7 @@ def test_what_takes_too_long_is_ended_and_keeps_nobody_waiting(sandbox):
 def test_many_at_once(sandbox):
     files = [encoded() for _ in range(20)] + [b'no image']*5
     def same(data):
-        try: return sandbox(data).equal(load_image(data, 32))
+        try: return sandbox(data).equal(load_crop(data, 32))
         except ImageProblem: return data == b'no image'
     with ThreadPoolExecutor(25) as pool: assert all(pool.map(same, files))
 

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from pet_classifier.deploy.server import BodyLimit, PageServer, Refused, is_loopback, stranger, take_port
+from pet_classifier.deploy.server import BodyLimit, PageServer, Refused, bind_port, is_loopback, refusal_reason
 
 applications = pytest.importorskip('starlette.applications')
 pytest.importorskip('uvicorn')
@@ -23,7 +23,7 @@ def serve():
             except Refused as e: return PlainTextResponse(e.why, e.status)
         with socket.create_server(('127.0.0.1', 0)) as free: port = free.getsockname()[1]
         app = applications.Starlette(routes=[Route('/', count, methods=['POST'])])
-        servers.append(PageServer(app, take_port(port), **kwargs).start())
+        servers.append(PageServer(app, bind_port(port), **kwargs).start())
         return port
     yield serve
     for server in servers: server.close()
@@ -97,15 +97,16 @@ def test_no_loopback(host): assert not is_loopback(host)
 
 @pytest.mark.parametrize('local', [True, False])
 @pytest.mark.parametrize('origin', ['https://evil.example', 'null', '', 'http://localhost:1', 'http://localhost:80@evil.example', 'http://['])
-def test_pages_of_other_sites_are_strangers(origin, local): assert stranger({'host': 'localhost:80', 'origin': origin}, local)
+def test_pages_of_other_sites_are_refused(origin, local):
+    assert refusal_reason({'host': 'localhost:80', 'origin': origin}, local)
 
 
 def test_a_port_is_taken_once():
-    with take_port(port := free(), 'localhost'):
-        with pytest.raises(OSError, match=f'take another port, such as {port+1}'): take_port(port)
-    with pytest.raises(OSError, match='cannot be served at port 7860 of 192.0.2.1'): take_port(7860, '192.0.2.1')
+    with bind_port(port := free(), 'localhost'):
+        with pytest.raises(OSError, match=f'choose another port, such as {port+1}'): bind_port(port)
+    with pytest.raises(OSError, match='cannot be served at port 7860 of 192.0.2.1'): bind_port(7860, '192.0.2.1')
     for wrong in 0, -1, 70_000:
-        with pytest.raises(ValueError, match='expected 1 to 65535'): take_port(wrong)
+        with pytest.raises(ValueError, match='expected 1 to 65535'): bind_port(wrong)
 
 
 def free():

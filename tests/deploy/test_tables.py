@@ -58,6 +58,7 @@ def left(folder): return sorted(f.name for f in folder.iterdir())
 
 @pytest.mark.parametrize('chunk', [1, 7, 50, 1000])
 @pytest.mark.parametrize('top', [1, 3])
+@pytest.mark.slow
 def test_a_table_is_that_of_predict_files(predictor, files, tmp_path, chunk, top):
     expected = predictor.predict_files(files, top)
     assert predict_table(predictor, files, tmp_path/'a.parquet', top, chunk) == 3
@@ -99,7 +100,7 @@ def test_a_run_that_was_stopped_goes_on(predictor, files, tmp_path, name, most):
         assert (tmp_path/name).read_text() == 'an older table'
     assert predict_table(again, files, tmp_path/name, chunk=8, say=said.append) == 3
     assert again.asked == 47 - stopped.asked and len(said) == (stopped.asked > 0) == (most == 25)
-    assert all('of 50 images were answered before' in s for s in said)
+    assert all('of 50 images are already done' in s for s in said)
     predict_table(predictor, files, tmp_path/f'b{name}', chunk=8)
     assert (tmp_path/name).read_bytes() == (tmp_path/f'b{name}').read_bytes() and left(tmp_path) == [name, f'b{name}']
 
@@ -116,6 +117,7 @@ print(predict_table(Slow(sys.argv[1], 'torch', 'fp32'), expand_files([sys.argv[2
 '''
 
 
+@pytest.mark.slow
 def test_a_process_that_is_killed_and_started_again_writes_the_same_table(bundle, predictor, tiny_folder, tmp_path):
     folder, originals, out = tmp_path/'many', sorted(tiny_folder.iterdir()), tmp_path/'killed.parquet'
     folder.mkdir()
@@ -150,7 +152,7 @@ def test_the_parts_of_another_call_are_refused(predictor, files, tmp_path, chang
     bundle = load_bundle_with(predictor, change.pop('none_below', None))
     other = Predictor(bundle, 'torch', change.pop('precision', 'fp32'))
     asked = files[change.pop('files', 0):][::-1 if change.pop('reverse', False) else 1]
-    said = f"'a.csv' was begun by another call, with {said} 3 parts .* delete '.*a.csv.parts'"
+    said = f"'a.csv' was started by another call, with {said} 3 parts .* delete '.*a.csv.parts'"
     with pytest.raises(FileExistsError, match=said):
         predict_table(other, asked, tmp_path/'a.csv', **(dict(chunk=8) | change))
     assert predict_table(predictor, files, tmp_path/'a.csv', chunk=8) == 3 and left(tmp_path) == ['a.csv']
@@ -210,7 +212,7 @@ def test_a_full_disk_is_said_the_old_table_stays_and_the_parts_are_kept(predicto
         with pytest.raises(OSError, match=f"cannot write '{name}' in .*: File too large; what was there is untouched") as e:
             predict_table(Fake(predictor.bundle), many, tmp_path/name, chunk=50)
     finally: resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert 'parts are done and kept; the same call goes on from there' in str(e.value) and e.value.errno == errno.EFBIG
+    assert 'parts are saved; the same call resumes from there' in str(e.value) and e.value.errno == errno.EFBIG
     assert (tmp_path/name).read_text() == 'an older table' and left(tmp_path) == [f'.{name}.parts', name]
     predict_table(Fake(predictor.bundle), many, tmp_path/name, chunk=50)
     assert left(tmp_path) == [name]
@@ -218,7 +220,7 @@ def test_a_full_disk_is_said_the_old_table_stays_and_the_parts_are_kept(predicto
 
 class Fake(Predictor):
     "Opens nothing"
-    def _answers(self, images, bs, n=None, tell=None):
+    def _logits(self, images, bs, n=None, on_batch=None):
         return np.zeros((len(images), len(self.bundle.vocab)), np.float32), [None]*len(images)
 
 
@@ -324,7 +326,8 @@ def test_a_damaged_part_is_predicted_anew(predictor, files, tmp_path, damage):
 def test_a_link_in_the_place_of_the_parts_is_not_written_through(predictor, files, tmp_path):
     (tmp_path/'theirs').mkdir()
     (tmp_path/'.a.csv.parts').symlink_to(tmp_path/'theirs')
-    with pytest.raises(FileExistsError, match='is a link, or somebody else'): predict_table(predictor, files, tmp_path/'a.csv')
+    with pytest.raises(FileExistsError, match='is a link or belongs to another user'):
+        predict_table(predictor, files, tmp_path/'a.csv')
     assert left(tmp_path/'theirs') == [] and left(tmp_path) == ['.a.csv.parts', 'theirs']
 
 
@@ -332,7 +335,7 @@ def test_a_link_in_the_place_of_the_parts_is_not_written_through(predictor, file
 def test_a_folder_of_parts_that_somebody_else_has_made_is_refused(predictor, files, tmp_path):
     (tmp_path/'.a.csv.parts').mkdir()
     os.chown(tmp_path/'.a.csv.parts', 12345, 12345)
-    with pytest.raises(FileExistsError, match='somebody else'): predict_table(predictor, files, tmp_path/'a.csv')
+    with pytest.raises(FileExistsError, match='belongs to another user'): predict_table(predictor, files, tmp_path/'a.csv')
 
 
 @pytest.mark.skipif(os.name == 'nt', reason='Windows has no such modes')
@@ -357,7 +360,8 @@ def test_a_class_that_no_file_can_hold_is_refused_before_anything_is_computed(pr
     from dataclasses import replace
     monkeypatch.setattr(Predictor, 'logits', lambda *args: pytest.fail('computed'))
     other = Predictor(replace(predictor.bundle, vocab=['a', 'b\ud800', 'c']), 'torch')
-    with pytest.raises(ValueError, match=r"the class 'b\\ud800' is no text"): predict_table(other, files, tmp_path/'a.csv')
+    with pytest.raises(ValueError, match=r"the class name 'b\\ud800' cannot be encoded"):
+        predict_table(other, files, tmp_path/'a.csv')
     assert left(tmp_path) == []
 
 

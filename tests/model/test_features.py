@@ -11,7 +11,7 @@ from torch import nn
 
 from pet_classifier.core.cache import clear_cache
 from pet_classifier.data.augment import Augment
-from pet_classifier.data.crops import load_image, load_images
+from pet_classifier.data.crops import load_crop, load_crops
 from pet_classifier.data.image_ids import image_ids
 from pet_classifier.data.images import ImageProblem, list_images
 from pet_classifier.data.loaders import loaders
@@ -219,7 +219,7 @@ def test_features_are_in_the_order_of_the_items_and_of_the_middle_of_the_image(l
 def test_features_are_what_body_and_pooling_make_of_a_normalised_square(learner, files, head):
     learn = learner(head=head, precision='fp32')
     mean, std = (torch.tensor(s).view(3, 1, 1) for s in (learn.backbone.mean, learn.backbone.std))
-    x = torch.stack([(load_image(f, 32)/255 - mean)/std for f in files])
+    x = torch.stack([(load_crop(f, 32)/255 - mean)/std for f in files])
     with torch.no_grad(): expected = split_head(learn.model[1])[0](learn.model[0].eval()(x))
     assert torch.allclose(feature_extractor(learn).compute(files, bs=7), expected, atol=1e-4) and expected.std() > 0.01
 
@@ -363,7 +363,7 @@ def test_real_pets_features_are_of_their_image(pets_dir, fresh_cache, tmp_path):
     learn = pet_learner(loaders(table, size=64, bs=16), 'test_resnet', 'none', precision='fp32')
     train = training_features(learn)[0]
     for i in 0, 7, 20:
-        with Image.open(table[~table.is_valid].file.iloc[i]) as im: x = load_image(im.convert('RGB'), 64)
+        with Image.open(table[~table.is_valid].file.iloc[i]) as im: x = load_crop(im.convert('RGB'), 64)
         x = (x[None]/255 - torch.tensor(learn.backbone.mean).view(3, 1, 1))/torch.tensor(learn.backbone.std).view(3, 1, 1)
         with torch.no_grad(): mine = split_head(learn.model[1])[0](learn.model[0].eval()(x))[0]
         far = (of(train) - mine).norm(dim=1)
@@ -380,7 +380,7 @@ def test_features_of_several_sizes_are_cached_apart_and_are_those_of_the_network
         names.append(extractor.name)
         rows.append(extractor(files))
         assert torch.equal(rows[-1], extractor(files)) and torch.allclose(rows[-1], extractor.compute(files), atol=1e-4)
-        with evaluating(model): logits = model(extractor.preprocess(load_images(files, 48)))
+        with evaluating(model): logits = model(extractor.preprocess(load_crops(files, 48)))
         assert torch.allclose(logits, model[1][-1](rows[-1]), atol=1e-4)
         assert ('sizes' in extractor.facts()) == (len(sizes) > 1)  # what one size wrote stays valid
     assert len(set(names)) == 3 and not torch.allclose(rows[0], rows[1], atol=0.1)

@@ -98,7 +98,8 @@ def check_weights(
         with safe_open(file, 'pt') as f: got = {k: tuple(f.get_slice(k).get_shape()) for k in f.keys()}
     except SafetensorError as e: _refuse(file, f'is not a whole safetensors file ({e})')
     with torch.device('meta'): network = build_model(config['arch'], n, config['head'], config['sizes'])
-    if wrong := shape_mismatches(got, network.state_dict()): _refuse(file, f"is not {config['arch']} for {n} classes; of its tensors {len(wrong)} differ: {listed(wrong, 2)}")
+    if wrong := shape_mismatches(got, network.state_dict()):
+        _refuse(file, f"is not {config['arch']} for {n} classes; of its tensors {len(wrong)} differ: {listed(wrong, 2)}")
     data = file.read_bytes()
     if sha256(data).hexdigest() != config['sha256']: _refuse(file, 'is not what config.json was saved with: its hash is another')
     state = load(data)

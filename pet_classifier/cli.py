@@ -94,7 +94,7 @@ def check(
 def train(
     data: Data,
     out: Annotated[Path, typer.Option(help='Folder of the run, new or empty.')],
-    arch: Arch = 'resnet34', size: Size = '224', seed: Seed = 2, weights: Weights = 'imagenet', device: Device = None,
+    arch: Arch = 'efficientnet_lite0', size: Size = None, seed: Seed = 2, weights: Weights = 'imagenet', device: Device = None,
     pattern: Pattern = None, file_col: FileCol = None, label_col: LabelCol = None, root: Root = None,
     split: Annotated[str|None, typer.Option(metavar='FILE', help='Use this split.csv, or the official split.')] = None,
     valid_pct: Annotated[float|None, typer.Option(help='Validation fraction; disables cross-validation.')] = None,
@@ -113,7 +113,7 @@ def train(
     resume: Annotated[bool, typer.Option('--resume', help='Resume the run in OUT after its last finished epoch.')] = False,
 ):
     "Train a classifier; write split, history, metrics, figures, report and model to OUT."
-    rates, sizes = parse_lr(lr), parse_size(size)
+    rates, sizes = parse_lr(lr), None if size is None else parse_size(size)
     say(_LOADING)
     from pet_classifier.run import train_run
     train_run(data, out, arch, size=sizes, pattern=pattern, split=split, valid_pct=valid_pct, seed=seed, head_epochs=head_epochs,
@@ -125,7 +125,8 @@ def train(
 @app.command()
 def find_lr(
     data: Data,
-    arch: Arch = 'resnet34', size: Size = '224', seed: Seed = 2, weights: Weights = 'imagenet',
+    arch: Arch = 'efficientnet_lite0', size: Annotated[str, typer.Option(metavar='PIXELS', help='Image size.')] = '224',
+    seed: Seed = 2, weights: Weights = 'imagenet',
     out: Annotated[Path|None, typer.Option(metavar='FILE.png', help='Write the plot to FILE.png.')] = None,
     pattern: Pattern = None, file_col: FileCol = None, label_col: LabelCol = None, root: Root = None,
 ):

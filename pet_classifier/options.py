@@ -33,8 +33,8 @@ FileCol = Annotated[str|None, typer.Option(metavar='NAME', help='Column of paths
 LabelCol = Annotated[str|None, typer.Option(metavar='NAME', help='Column of labels, if DATA is a table. Default: detected.')]
 Root = Annotated[Path|None, typer.Option(metavar='DIR', help="Folder of relative paths in a table. Default: the table's.")]
 Arch = Annotated[str, typer.Option(help='Backbone: resnet34, resnet50, efficientnet_lite0, or any timm name.')]
-Size = Annotated[str, typer.Option(metavar='PIXELS', help='Image size in pixels; two sizes such as 224,352 are more accurate '
-                                                            'and slower.')]
+Size = Annotated[str|None, typer.Option(metavar='PIXELS', help='Image size; several: their features are averaged. Default: 224, '
+                                                                 'or 224,352 without fine-tuning.')]
 Seed = Annotated[int, typer.Option(min=0, help='Random seed of split, head, order and augmentation.')]
 Device = Annotated[str|None, typer.Option(help='cpu, cuda, cuda:1 or mps. Default: the GPU if there is one.')]
 Weights = Annotated[str, typer.Option(help='Initial weights: imagenet, none, a torchvision name such as IMAGENET1K_V1, a weights '

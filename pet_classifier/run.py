@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from fastai.learner import Learner
+from .runs.config import RunConfig
 
 from .core.device import choose_device
 from .core.files import folder_lock, remove_stale_folders, write_csv, write_json
@@ -26,13 +27,12 @@ from .evaluation.rates import imbalance_text
 from .model.bundle_writer import save_bundle, versions
 from .report import write_report
 from .runs.data import RunData, check_run_config, labelled_table, run_data, split_table, without_lost  # noqa: F401
-from .runs.dealing import deal, fine_tuning_epochs, run_features
+from .runs.dealing import deal, fine_tuning_epochs, image_size, run_features
 from .runs.estimate import Estimate, cross_validated_estimate, error_text, evaluate_test_set, held_out_estimate
 from .runs.figures import not_fatal, save_figure, save_figures, save_learning_curve  # noqa: F401  `save_figure` is used elsewhere
 from pet_classifier.runs.folder import (
                                         BEGUN,
                                         LAST,
-                                        RunConfig,
                                         absolute,
                                         as_it_was,
                                         check_apart,
@@ -154,7 +154,8 @@ def _epochs(known, out, asked, device, resume, say):
 
 def _run(known, out, asked, device, resume, facts, noted, say):
     "Train in `out` and give the metrics; images that vanish meanwhile are set aside"
-    started, config = time.perf_counter(), replace(asked, epochs=_epochs(known, out, asked, device, resume, say))
+    started, epochs = time.perf_counter(), _epochs(known, out, asked, device, resume, say)
+    config = replace(asked, epochs=epochs, size=image_size(asked, epochs))
     while True:
         try:
             features = run_features(known.table, config, device)
@@ -178,8 +179,8 @@ def _run(known, out, asked, device, resume, facts, noted, say):
 def train_run(
     data, # folder of images, a table of paths and labels, or 'sample', 'pets', 'digits', 'mnist_sample'
     out, # folder of the run, new or empty
-    arch:str='resnet34', # as `pet_learner` takes it
-    size:int|tuple=224, # of the center crops, in pixels; several, such as (224, 352): their features are averaged
+    arch:str='efficientnet_lite0', # as `pet_learner` takes it
+    size:int|tuple|None=None, # in pixels; several: their features are averaged; None: 224, or (224, 352) without fine-tuning
     pattern:str|None=None, # for the files' names, see `labelled_table`
     split=None, # a split.csv to use, or 'official' for that of the Oxford-IIIT Pet data set; None: a new one
     valid_pct:float|None=None, # share of a new split to validate on; None: cross-validation, or 0.2 where fine-tuning needs one

@@ -6,7 +6,7 @@ import pytest
 from pet_classifier.model.bundle import load_bundle
 from pet_classifier.options import parse_size
 from pet_classifier.run import train_run
-from pet_classifier.runs.folder import RunConfig
+from pet_classifier.runs.config import RunConfig
 from pet_classifier.runs.results import read_metrics
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
+from .config import RunConfig
 
 from ..core.files import printable
 from ..data.crops import check_sizes
@@ -19,7 +20,7 @@ from ..data.images import ImageProblem, listed
 from ..data.sources import labelled_images
 from ..data.splits import check_split, load_split, official_split, random_split
 from ..model.backbone import check_backbone
-from .folder import RunConfig, has_split, recorded_split
+from .folder import has_split, recorded_split
 from ..training.fine_tuning import check_rates
 
 # %% ../../nbs/api/runs.data.ipynb #b16bbe5a
@@ -64,7 +65,7 @@ def check_run_config(
     config:RunConfig, # options of the run
 ):
     "Raise an error if the options are invalid, without opening an image"
-    for size in check_sizes(config.size): check_backbone(config.arch, size)
+    for size in check_sizes(config.size or 224): check_backbone(config.arch, size)
     check_rates(config.lr)
     test_share(config.test)
     if (config.epochs or 0) < 0 or (config.head_epochs is not None and config.head_epochs < 1):

@@ -31,7 +31,7 @@ def learn(tiny_dls, tiny_weights):
 def test_the_answer_is_none_of_these_below_the_threshold_only(learn, tiny_table, tmp_path):
     files = tiny_table.file[:6].tolist()
     plain = Predictor(save_bundle(learn, tmp_path/'plain'), precision='fp32')
-    highest = plain.max_logits([plain.prepare(f) for f in files]).max(1)
+    highest = plain.logits([plain.prepare(f) for f in files]).max(1)
     middle = float(np.sort(highest)[3])
     careful = Predictor(save_bundle(learn, tmp_path/'careful', none_below=middle), precision='fp32')
     rows = careful.predict_files(files)

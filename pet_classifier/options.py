@@ -69,6 +69,7 @@ def parse_size(
     "Return one image size, or several"
     sizes = parse_sizes(text)
     return sizes[0] if len(sizes) == 1 else tuple(sizes)
+
 def given(**options) -> dict[str, Any]:
     "Return the `options` that are not None"
     return {k: v for k, v in options.items() if v is not None}

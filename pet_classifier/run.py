@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 from fastai.learner import Learner
-from .runs.config import RunConfig
 
 from .core.device import choose_device
 from .core.files import folder_lock, remove_stale_folders, write_csv, write_json
@@ -26,6 +25,7 @@ from .evaluation.interpretation import save_predictions
 from .evaluation.rates import imbalance_text
 from .model.bundle_writer import save_bundle, versions
 from .report import write_report
+from .runs.config import RunConfig
 from .runs.data import RunData, check_run_config, labelled_table, run_data, split_table, without_lost  # noqa: F401
 from .runs.dealing import deal, fine_tuning_epochs, image_size, run_features
 from .runs.estimate import Estimate, cross_validated_estimate, error_text, evaluate_test_set, held_out_estimate

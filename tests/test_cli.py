@@ -56,7 +56,7 @@ def test_each_command_has_help(cli, command):
 
 @pytest.mark.parametrize('args, said', [
     ([], 'Missing command'), (['predcit'], "No such command 'predcit'"), (['predict'], "Missing argument 'bundle'"),
-    (['train', 'data'], "Missing option '--out'"), (['train', 'data', '--out', 'o', '--size', '31'], "'--size'"),
+    (['train', 'data'], "Missing option '--out'"), (['train', 'data', '--out', 'o', '--size', '31'], '--size 31'),
     (['train', 'data', '--out', 'o', '--head-epochs', '0'], "'--head-epochs'"),
     (['train', 'data', '--out', 'o', '--epochs', '-1'], "'--epochs'"),
     (['check', 'data', '--nonsense'], 'No such option: --nonsense'), (['predict', 'b', 'i', '--top', '0'], "'--top'"),
@@ -66,13 +66,13 @@ def test_wrong_words_are_an_error_in_one_line(cli, args, said):
     assert code == 2 and not out and err.startswith('error: ') and said in err and err.count('\n') == 1
 
 
-@pytest.mark.parametrize('text, sizes', [('224', [224]), ('224,288', [224, 288]), (' 64 , 32 ', [64, 32])])
+@pytest.mark.parametrize('text, sizes', [('224', [224]), ('224,288', [224, 288]), (' 64 , 32 ', [32, 64])])
 def test_parse_sizes(text, sizes): assert parse_sizes(text) == sizes
 
 
 @pytest.mark.parametrize('text', ['', 'large', '224,', '31', '224,2000', '224:288'])
 def test_parse_sizes_refuses_what_is_no_size(text):
-    with pytest.raises(ValueError, match='expected numbers from 32 to 1024'): parse_sizes(text)
+    with pytest.raises(ValueError, match='expected 32 to 1024 pixels'): parse_sizes(text)
 
 
 @pytest.mark.parametrize('text, lr', [('1e-3', 1e-3), ('1e-6:1e-4', slice(1e-6, 1e-4)), (' 1 : 2 ', slice(1, 2))])

@@ -93,7 +93,7 @@ def test_a_changed_split_is_told_and_the_recorded_one_used(interrupted, quick, t
     before = split.read_text()
     split.write_text('\n'.join(change(before.splitlines())) + '\n')
     quick(resume=True, say=said.append)
-    assert any('the run goes on with the split it recorded' in s for s in said) and split.read_text() == before
+    assert any('the run uses the split it recorded' in s for s in said) and split.read_text() == before
     assert set(pd.read_csv(tmp_path/'out'/'predictions.csv').file) == set(pd.read_csv(split).query('is_valid').file)
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
-from .config import RunConfig
 
 from ..core.files import printable
 from ..data.crops import check_sizes
@@ -20,6 +19,7 @@ from ..data.images import ImageProblem, listed
 from ..data.sources import labelled_images
 from ..data.splits import check_split, load_split, official_split, random_split
 from ..model.backbone import check_backbone
+from .config import RunConfig
 from .folder import has_split, recorded_split
 from ..training.fine_tuning import check_rates
 

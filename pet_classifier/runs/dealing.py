@@ -9,13 +9,13 @@ __all__ = ['FEW', 'SIZES', 'fine_tuning_epochs', 'holds_out', 'image_size', 'run
 import numpy as np
 import pandas as pd
 import torch
-from .config import RunConfig
 
 from ..data.groups import folds, group_numbers, group_split, image_groups, lone_classes
 from ..data.splits import check_split, random_split
 from ..evaluation.label_issues import duplicate_pairs
 from ..model.backbone import check_backbone
 from ..model.pretrained import pretrained_extractor
+from .config import RunConfig
 from .data import RunData, test_share
 from .figures import not_fatal
 

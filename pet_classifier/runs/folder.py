@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
-from .config import RunConfig, content_hash, recorded_options
 
 from ..core.files import is_stale_folder, write_csv, write_json
 from ..data.images import ImageProblem, listed
 from ..data.splits import PARTS, load_split, save_split
+from .config import RunConfig, content_hash, recorded_options
 
 # %% ../../nbs/api/runs.folder.ipynb #60408266
 def names_below(
@@ -75,13 +75,12 @@ def check_out(
     resume:bool=False, # resume the run in it?
 ) -> Path: # `out`
     "Return `out` if a run may be started or resumed in it; raise an error otherwise"
-    out = Path(out)
-    if out.is_file(): raise NotADirectoryError(f"'{out}' is a file; a run needs a folder")
+    if (out := Path(out)).is_file(): raise NotADirectoryError(f"'{out}' is a file; a run needs a folder")
     started = (out/BEGUN).is_file()
     in_use = out.exists() and any(f.name != '.lock' and not is_stale_folder(f) for f in out.iterdir())
     if in_use and not resume:
-        way_out = 'resume it (--resume), or choose a new folder' if started else 'choose a new folder'
-        raise FileExistsError(f"'{out}' is not empty; a run never overwrites another: {way_out}")
+        hint = 'resume it (--resume), or ' if started else ''
+        raise FileExistsError(f"'{out}' is not empty; a run never overwrites another: {hint}choose a new folder")
     if in_use and not started: raise FileNotFoundError(f"there is no run in '{out}', which is not empty: choose a new folder")
     return out
 
@@ -106,8 +105,7 @@ def check_options(
     except ValueError as e: raise ValueError(f"'{out/BEGUN}' is damaged ({e}): start a new run in a new folder") from e
     found = run.get('format_version', 1) if isinstance(run, dict) else None
     if found != _FORMAT or not isinstance(run.get('options'), dict):
-        raise ValueError(f"'{out/BEGUN}' has format {found}; this version of pet_classifier can resume format {_FORMAT}: "
-                         'start a new run in a new folder')
+        raise ValueError(f"'{out/BEGUN}' has format {found}, expected {_FORMAT}: start a new run in a new folder")
     then, now = run['options'], recorded_options(config)
     differ = [k for k in {**then, **now} if then.get(k) != now.get(k)]
     def text(options): return ', '.join(f'{k} {options[k]}'.strip() if k in options else f'no {k}' for k in differ)
@@ -171,8 +169,7 @@ def as_it_was(
     except BaseException:
         if (out/IMAGES).exists(): raise
         for f in new: f.unlink(missing_ok=True)
-        for p in made:
-            if p.is_dir() and not any(p.iterdir()): p.rmdir()
+        for p in (p for p in made if p.is_dir() and not any(p.iterdir())): p.rmdir()
         raise
 
 def is_finished(

@@ -111,6 +111,7 @@ def closed_pipe():
 
 
 @posix
+@pytest.mark.slow
 def test_training_continues_when_the_output_pipe_is_closed(tiny_folder, tiny_weights, tmp_path, monkeypatch):
     for stream in 'stdout', 'stderr': monkeypatch.setattr(sys, stream, closed_pipe())
     words = ['--arch', 'test_resnet', '--weights', tiny_weights, '--size', 32, '--head-epochs', 1, '--epochs', 0]

@@ -34,6 +34,7 @@ def two_breeds(monkeypatch):
     monkeypatch.setattr(drawing, 'draw_pet', draw_pet)
 
 
+@pytest.mark.slow
 def test_the_sample_has_the_37_breeds(tmp_path):
     files = list(draw_sample(tmp_path/'pets', per_breed=1).iterdir())
     assert len(breeds.BREEDS) == 37 and sorted(f.name for f in files) == sorted(f'{b}_1.jpg' for b in breeds.BREEDS)

@@ -206,6 +206,7 @@ def process(tmp_path, me, others):
                             stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_two_concurrent_processes_get_the_correct_pixels(files, tmp_path, fresh_cache):
     both = [process(tmp_path, me, 2) for me in ('one', 'other')]
     messages = [p.communicate(timeout=120) for p in both]
@@ -213,6 +214,7 @@ def test_two_concurrent_processes_get_the_correct_pixels(files, tmp_path, fresh_
     assert len(list(fresh_cache.iterdir())) == 1 and correct(DecodedImages(sorted(files)*20, 32), range(140))
 
 
+@pytest.mark.slow
 def test_a_killed_process_leaves_no_incomplete_file(files, tmp_path, fresh_cache):
     killed = process(tmp_path, 'killed', 1)
     killed.communicate(timeout=120)

@@ -310,6 +310,7 @@ def test_pairs_across_blocks(tmp_path, monkeypatch):
     assert pairs == {('3', '1050'), ('600', '700')} and (found.distance == 0).all()
 
 
+@pytest.mark.slow
 def test_copies_among_the_real_images(real, tmp_path):
     assert near_duplicates(real).empty
     for f in real[::37]: planted(tmp_path/'copies', f.stem, open_image(f))

@@ -264,6 +264,7 @@ def test_keep_with_workers_is_refused(small):
 
 
 @pytest.mark.parametrize('label', ['cost_$5^_to_$10', '$$', r'$\frac{', 'a_$_b_$', '${}$', r'\$x$', '%$#$&'])
+@pytest.mark.slow
 def test_a_class_name_that_looks_like_a_formula_is_shown_literally(tiny_table, label, tmp_path):
     from matplotlib import pyplot as plt
 

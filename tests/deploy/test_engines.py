@@ -290,6 +290,7 @@ def test_without_room_it_answers_all_the_same(bundle, crops, expected, conversio
 
 
 @pytest.mark.parametrize('name', OTHERS)
+@pytest.mark.slow
 def test_a_predictor_says_the_same_by_any(folder, tiny_table, name):
     ours, theirs = (Predictor(folder, engine=e, precision='fp32').evaluate(tiny_table, bs=4) for e in ('torch', name))
     assert ours.files == theirs.files and np.allclose(ours.probs, theirs.probs, atol=1e-4)

@@ -104,7 +104,7 @@ def test_pages_of_other_sites_are_refused(origin, local):
 def test_a_port_is_taken_once():
     with bind_port(port := free(), 'localhost'):
         with pytest.raises(OSError, match=f'choose another port, such as {port+1}'): bind_port(port)
-    with pytest.raises(OSError, match='cannot be served at port 7860 of 192.0.2.1'): bind_port(7860, '192.0.2.1')
+    with pytest.raises(OSError, match='cannot listen on port 7860 of 192.0.2.1'): bind_port(7860, '192.0.2.1')
     for wrong in 0, -1, 70_000:
         with pytest.raises(ValueError, match='expected 1 to 65535'): bind_port(wrong)
 

@@ -36,6 +36,7 @@ def test_it_never_counts_more_than_the_images_nor_less_than_one():
 
 
 @pytest.mark.parametrize('size', [1, 2, 4])
+@pytest.mark.slow
 def test_the_interval_contains_the_true_rate_95_times_of_100(size):
     "Groups of copies, each right or wrong as a whole: 150 groups, true rate 12 %"
     rng = np.random.default_rng(size)

@@ -55,6 +55,7 @@ def test_too_few_to_compare_is_said(labels):
 
 
 @pytest.mark.skipif(not os.environ.get('PETS_DIR'), reason='PETS_DIR is not set')
+@pytest.mark.slow
 def test_of_40_planted_labels_among_real_images_most_stand_first():
     table = label_by_name(list_images(os.environ['PETS_DIR']), PETS_PATTERN)
     rng, breeds = np.random.default_rng(0), sorted(set(table.label))

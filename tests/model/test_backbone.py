@@ -35,6 +35,7 @@ def with_opinions(arch):
 
 
 @pytest.mark.parametrize('arch, size', ALL, ids=lambda v: str(v))
+@pytest.mark.slow
 def test_every_family_gives_features_and_scores_and_maps_where_there_are_some(arch, size):
     assert check_backbone(arch, size) == arch
     model, x = with_opinions(arch), torch.rand(2, 3, size, size)
@@ -50,6 +51,7 @@ def test_every_family_gives_features_and_scores_and_maps_where_there_are_some(ar
 
 @pytest.mark.parametrize('head', ['linear', 'fastai'])
 @pytest.mark.parametrize('arch, size', PLAIN)
+@pytest.mark.slow
 def test_a_learner_trains_and_its_bundle_and_its_export_answer_alike(tiny_table, tmp_path, arch, size, head):
     learn = pet_learner(loaders(tiny_table, size=size, bs=6), arch, 'none', head=head, precision='fp32')
     fit_head(learn, 2)

@@ -78,7 +78,7 @@ def test_a_stage_and_a_bundle_that_were_saved_still_load(learner, tmp_path):
 def test_a_cache_that_cannot_be_written_is_said_and_done_without(fresh_cache):
     rows = torch.zeros(3, 100)
     write_features('features-0.npz', ['0'*32, '1'*32, '2'*32], rows)
-    with pytest.warns(UserWarning, match='the features of 100 images are not kept on disk: .*File too large'), little_room():
+    with pytest.warns(UserWarning, match='the features of 100 images are not cached on disk: .*File too large'), little_room():
         write_features('features-0.npz', [f'{i:032x}' for i in range(100)], torch.zeros(100, 100))
     assert torch.equal(read_features('features-0.npz')[1], rows) and len(list(fresh_cache.iterdir())) == 1
 
@@ -86,6 +86,6 @@ def test_a_cache_that_cannot_be_written_is_said_and_done_without(fresh_cache):
 def test_a_converted_network_that_cannot_be_kept_is_said_and_used(fresh_cache):
     made = dict(xml=np.ones(50, np.uint8), bin=np.ones(50_000, np.uint8))
     bundle = SimpleNamespace(size=32, config=dict(sizes=[32], arch='a', head='linear', mean=[0]*3, std=[1]*3, sha256='0'))
-    with pytest.warns(UserWarning, match='the converted network is not kept: cannot write .*File too large'), little_room():
+    with pytest.warns(UserWarning, match='the converted network is not cached: cannot write .*File too large'), little_room():
         kept = _cached('openvino', '0', bundle, lambda bundle: made)
     assert kept is made and not list(fresh_cache.iterdir())

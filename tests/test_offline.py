@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 
 # What the process under strace does: `main` for each command; `mark` is a system call that tells them apart in the log.
+pytestmark = pytest.mark.slow
 CODE = '''
 import json, os, sys, warnings
 warnings.simplefilter('ignore')
 from pet_classifier.cli import main
-
-pytestmark = pytest.mark.slow
 def mark(name):
     try: os.stat(f'/mark/{name}')
     except OSError: pass

@@ -102,5 +102,5 @@ def test_damaged_tables_are_one_line(run, name, capsys):
 @pytest.mark.parametrize('name', ['metrics.json', 'predictions.csv', 'history.csv'])
 def test_what_is_missing_is_named(run, name, capsys):
     (run/name).unlink()
-    with pytest.raises(FileNotFoundError, match=f'there is no {name}'): read_run(run)
+    with pytest.raises(FileNotFoundError, match=f'missing {name}'): read_run(run)
     assert main(['report', str(run)]) == 2 and name in capsys.readouterr().err

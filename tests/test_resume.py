@@ -173,8 +173,8 @@ def test_a_folder_with_a_begun_run_says_how_to_go_on(interrupted, quick):
 
 def left_by_a_killed_process(folder):
     "The hidden folder in which a process that is no more was writing"
-    code = 'import os; from pathlib import Path; from pet_classifier.core.stale_files import workplace'
-    write = f"place = workplace(Path({str(folder/'a')!r})); place.__enter__(); os._exit(9)"
+    code = 'import os; from pathlib import Path; from pet_classifier.core.stale_files import temporary_path'
+    write = f"place = temporary_path(Path({str(folder/'a')!r})); place.__enter__(); os._exit(9)"
     subprocess.run([sys.executable, '-c', f'{code}; {write}'], check=False)
     assert any(is_stale_folder(f) for f in folder.iterdir())
 

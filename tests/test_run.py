@@ -283,7 +283,7 @@ def test_relative_paths_and_a_run_folder_among_the_images(quick, tmp_path, tiny_
     write_report('photos/run')
     (tmp_path/'photos').rename('moved')  # with the runs in it
     write_report('moved/run')
-    with pytest.raises(FileExistsError, match="and the images in 'moved' lie in it"): quick(data='moved', out='.')
+    with pytest.raises(FileExistsError, match="and the images in 'moved' are in it"): quick(data='moved', out='.')
 
 
 @pytest.mark.parametrize('broken', ['runs.figures.save_figure', 'run.save_figures', 'run.write_report', 'run.find_lr',
@@ -390,7 +390,7 @@ def test_the_head_alone_is_cross_validated_and_then_fitted_on_all_images(crossed
     assert final.error_rate <= metrics['error_rate'] and not np.allclose(final.probs, interp.probs)
     assert 'cross-validated on 31 images' in (out/'model'/'README.md').read_text()
     page = (out/'report.html').read_text()
-    assert 'into 5 folds' in page and 'On 100 new images, expect' in page and 'How it learned' not in page
+    assert '5-fold cross-validation' in page and 'On 100 new images, expect' in page and 'How it learned' not in page
     facts = json.loads((out/'model'/'config.json').read_text())['facts']
     assert facts.items() <= metrics.items() and facts['evaluation'] == 'cross-validated'
 
@@ -445,7 +445,7 @@ def test_groups_by_pattern_and_by_column(crossed, photos, tmp_path):
     out, _, said = crossed(data=tmp_path/'t.csv', out=tmp_path/'by_column', folds=3)
     split = pd.read_csv(out/'split.csv')
     assert split.groupby(split.file.str[-5]).fold.nunique().max() == 1
-    assert any("images of equal 'group' stay together" in s for s in said)
+    assert any("images with the same 'group' stay on one side" in s for s in said)
 
 
 def test_a_class_of_one_image_is_named_and_the_final_model_knows_it(crossed, photos, tmp_path, draw):

@@ -6,12 +6,12 @@ from .core.telemetry import no_telemetry
 __version__ = "0.0.1"
 
 no_telemetry() # before anything that has some is imported
-# fastai 2.8 calls torch.jit.script when it is imported; what torch says to that is for fastai's authors, not for its users.
+# fastai 2.8 calls torch.jit.script when it is imported; the deprecation warning of torch concerns fastai, not its users.
 warnings.filterwarnings('ignore', message='`torch.jit.script`', category=FutureWarning)
 
 
 def __getattr__(name):
-    "`Predictor`, which is imported when it is first asked for: what it needs takes seconds to import"
+    "Import `Predictor` on first access, because its dependencies take seconds to import"
     if name != 'Predictor': raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     from .deploy.predictor import Predictor
     return Predictor

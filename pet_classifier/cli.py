@@ -193,7 +193,7 @@ def evaluate(
 @app.command()
 def report(
     run: Annotated[Path, typer.Argument(help='Folder of a run, as in train --out.')],
-    data: Annotated[Path|None, typer.Option(help='Folder of the images, if they have moved.')] = None,
+    data: Annotated[Path|None, typer.Option(help='Current folder of the images, if they were moved.')] = None,
 ):
     "Write RUN/report.html again: figures, errors, heat maps, label issues."
     stage(_LOADING)
@@ -205,21 +205,22 @@ def report(
 @app.command()
 def compare(
     data: Data,
-    arch: Annotated[str|None, typer.Option(metavar='A,B,C', help='Names as for train, downloaded if need be. Default: those '
-                                           'whose weights are on this machine.')] = None,
+    arch: Annotated[str|None, typer.Option(metavar='A,B,C', help='Backbones, comma-separated, downloaded if needed. Default: '
+                                           'those whose weights are on this machine.')] = None,
     size: Annotated[str, typer.Option(metavar='N,M', help='Image sizes in pixels, each compared on its own.')] = '224',
-    folds: Annotated[int, typer.Option(min=2, help='Of the cross-validation.')] = 5,
+    folds: Annotated[int, typer.Option(min=2, help='Number of folds of cross-validation.')] = 5,
     seed: Seed = 2,
     download: Annotated[bool, typer.Option('--download', help='Add a short list of timm backbones, and download them.')] = False,
-    out: Annotated[Path|None, typer.Option(metavar='FILE.csv', help='Write the table there, and a plot beside it.')] = None,
+    out: Annotated[Path|None, typer.Option(metavar='FILE.csv', help='Write the table to FILE.csv, a plot to FILE.png.')] = None,
     pattern: Pattern = None, file_col: FileCol = None, label_col: LabelCol = None, root: Root = None,
 ):
-    "Compare pretrained backbones by cross-validated error, time, size and licence; exit with 1 if an image could not be read."
+    "Compare pretrained backbones by cross-validated error, time, size and licence; exit code 1 if an image could not be read."
     sizes = parse_sizes(size)
     if out: file_to_write(out, '.csv')
     stage(_LOADING)
     from pet_classifier.check import read_labels
     from pet_classifier.core.files import write_csv
+    from pet_classifier.data.images import listed
     from pet_classifier.runs.figures import save_figure
     from pet_classifier.training.comparison import SHORT_LIST, compare_backbones, local_backbones, plot_comparison, recommendation
     found = read_labels(data, pattern, note, stage, **given(file_col=file_col, label_col=label_col, root=root))
@@ -230,15 +231,16 @@ def compare(
         save_figure(plot_comparison(result), out.with_suffix('.png'))
     else: print_table(result.round(4))
     note(recommendation(result))
-    return int(len(found.broken) > 0)
+    if broken := len(found.broken): note(f'{broken} images cannot be read and are left out: {listed(found.broken.file)}')
+    return int(broken > 0)
 
 @app.command()
 def suggest(
     bundle: ModelFolder,
     images: Annotated[list[Path], typer.Argument(help="Unlabelled: images, folders of them, or patterns such as 'new/*.jpg'.")],
-    n: Annotated[int, typer.Option('--n', min=1, help='How many to suggest.')] = 50,
+    n: Annotated[int, typer.Option('--n', min=1, help='Number of images to suggest.')] = 50,
     seed: Seed = 2,
-    out: Annotated[Path|None, typer.Option(metavar='FILE.csv', help='Write the table there instead of printing it.')] = None,
+    out: Annotated[Path|None, typer.Option(metavar='FILE.csv', help='Write the table to a file; do not print it.')] = None,
 ):
     "Suggest which unlabelled images are most worth labelling; exit code 1 if an image could not be read."
     if out: file_to_write(out, '.csv')
@@ -248,7 +250,7 @@ def suggest(
     from pet_classifier.deploy.suggestion import suggest_images
     from pet_classifier.deploy.tables import expand_files
     files = expand_files(images)
-    stage(f'looking at {len(files):,} images')
+    stage(f'classifying {len(files):,} images')
     broken: list[Path] = []
     rows = suggest_images(bundle, files, n, seed, left_out=broken.extend)
     if broken: note(f'{len(broken)} of {len(files)} images cannot be read and are left out: {listed(broken)}')

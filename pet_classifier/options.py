@@ -27,8 +27,9 @@ Debug = Annotated[bool, typer.Option('--debug', help='Print the traceback of an 
 Data = Annotated[str, typer.Argument(help='Folder of images; .csv, .tsv or .parquet file of paths and labels; or one of '
                                           'sample, digits, pets, mnist_sample.')]
 ModelFolder = Annotated[Path, typer.Argument(help='Folder of a bundle, such as RUN/model.')]
-Pattern = Annotated[str|None, typer.Option(help='Regular expression for file names; its first group is the label. '
-                                                'Default: folder names, or file names without number.')]
+Pattern = Annotated[str|None, typer.Option(help='Regular expression; its first group is the label. Searched in the path if it '
+                                                'contains a /, else in the file name. Default: folder names, or file names '
+                                                'without number.')]
 FileCol = Annotated[str|None, typer.Option(metavar='NAME', help='Column of paths, if DATA is a table. Default: detected.')]
 LabelCol = Annotated[str|None, typer.Option(metavar='NAME', help='Column of labels, if DATA is a table. Default: detected.')]
 Root = Annotated[Path|None, typer.Option(metavar='DIR', help="Folder of relative paths in a table. Default: the table's.")]

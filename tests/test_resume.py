@@ -52,7 +52,7 @@ def interrupted(monkeypatch, quick):
     (0, 'no epoch was finished'), (1, 'epoch 1 of 3 of stage head is saved'), (3, 'epoch 3 of 3 of stage head is saved'),
     (4, 'epoch 1 of 2 of stage fine-tune is saved')])
 def test_an_interrupted_run_says_what_is_kept_and_ends_as_if_it_had_not_been(interrupted, quick, tmp_path, n, said):
-    assert interrupted(n)[-1].strip() == f'interrupted; {said}, and the same command with --resume goes on from there'
+    assert interrupted(n)[-1].strip() == f'interrupted; {said}, the same command with --resume continues from there'
     assert (tmp_path/'out'/'checkpoints'/'last.safetensors').is_file() == (n > 0)
     epochs = []
     quick(resume=True, say=epochs.append)

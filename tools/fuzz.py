@@ -63,7 +63,8 @@ def spoilt(draw, originals):
 def config():
     "The config of a bundle that is as it should be"
     return dict(format_version=4, arch='test_resnet', head='linear', weights='none', vocab=['a', 'b'], size=32,
-                sizes=[32], mean=[.5]*3, std=[.5]*3, temperature=1., none_below=None, sha256='0'*64, versions={}, facts={}, created='')
+                sizes=[32], mean=[.5]*3, std=[.5]*3, temperature=1., none_below=None, sha256='0'*64, versions={},
+                facts={}, created='')
 
 
 @st.composite

@@ -49,7 +49,7 @@ def cache_dir(
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError) as e:  # no permission; no home folder
         why = getattr(e, 'strerror', None) or str(e)
-        raise OSError(f"cannot make the cache folder '{printable(text)}': {why}; set PET_CLASSIFIER_CACHE to a folder "
+        raise OSError(f"cannot create the cache folder '{printable(text)}': {why}; set PET_CLASSIFIER_CACHE to a folder "
                       "that can be written") from e
     return folder
 
@@ -61,7 +61,7 @@ _DISK = {getattr(errno, e, None) for e in ('ENOSPC EDQUOT EFBIG EROFS EACCES EPE
 def write_errors(
     path:Path, # the file or folder being written
 ):
-    "Context manager: reword errors of the disk so that they name `path` and say what is there now."
+    "Context manager: re-raise OS errors with a message that names `path` and whether it was changed"
     try: yield
     except OSError as e:
         if e.errno is None or e.errno not in _DISK: raise  # not a disk error, such as a failed download
@@ -79,7 +79,7 @@ def check_target(
     if path.is_dir(): raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if path.exists() and not path.is_file():
         kind = next((k for k in ('fifo', 'socket', 'block_device', 'char_device') if getattr(path, f'is_{k}')()), 'no file')
-        raise FileExistsError(f"'{printable(path)}' is a {kind.replace('_', ' ')}, which a file would replace; give another name")
+        raise FileExistsError(f"'{printable(path)}' is a {kind.replace('_', ' ')}, not a regular file; choose another name")
 
 # %% ../../nbs/api/core.files.ipynb #eccbd89a
 def _take_access(path, like):

@@ -83,7 +83,7 @@ def load_crop(
 def check_sizes(
     size:int|tuple|list, # of images, in pixels, or several
 ) -> tuple[int, ...]: # ascending
-    "Return one size or several as a tuple; an error where they are none"
+    "Return `size` as an ascending tuple; raise a `ValueError` if a size is invalid"
     sizes = tuple(size) if isinstance(size, (tuple, list)) else (size,)
     if not sizes or len({*sizes}) < len(sizes) or not all(type(s) is int and 8 <= s <= 4096 for s in sizes):
         raise ValueError(f'size={size}: expected 8 to 4096 pixels, such as 224, or several different ones, such as (224, 352)')

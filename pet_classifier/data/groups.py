@@ -38,7 +38,7 @@ _EXIF, _TAKEN, _CHANGED = 0x8769, 0x9003, 0x0132 # the Exif block, and its DateT
 def time_taken(
     file, # path of an image
 ) -> float|None: # seconds; only differences mean something
-    "Return when the photo in `file` was taken, by its EXIF data, or None if they do not say it."
+    "Return when the photo in `file` was taken according to its EXIF data, or None if unknown"
     try:
         with Image.open(file) as im: exif = im.getexif()
         text = exif.get_ifd(_EXIF).get(_TAKEN) or exif.get(_CHANGED)
@@ -114,13 +114,13 @@ def folds(
     seed:int=2, # the same seed, the same folds, whatever the order of the rows
     groups=None, # the group of each row, as `image_groups` returns it; None: the column `group`, if there is one
 ) -> np.ndarray: # the number of each row's fold, from 0
-    "Deal the images of `table` into `n` folds, each class in equal shares, each group as a whole."
+    "Return stratified folds of `table`; images of one group are in the same fold"
     if n < 2: raise ValueError(f'n={n}: expected at least 2 folds')
     order = np.argsort([Path(f).as_posix() for f in table.file], kind='stable')
     group = group_numbers(table, groups)[order]
     labels = table.label.to_numpy(str)[order]
     n = min(n, pd.Series(group).groupby(labels).nunique().max())
-    if n < 2: raise ValueError(f'no class of {len(table)} images has two that may be separated: cross-validation needs some '
+    if n < 2: raise ValueError(f'no class of {len(table)} images has two separable images; cross-validation needs some '
                                'to train on and others to evaluate')
     alone = len(set(group)) == len(group)
     deal = (StratifiedKFold if alone else StratifiedGroupKFold)(n, shuffle=True, random_state=seed)
@@ -139,7 +139,7 @@ def _shares(pct):
     return k, n
 
 def _each_class_held_out(labels, group, held_out):
-    "`held_out` with the smallest group of each class that has none there, unless the class would have none left to train on."
+    "Return `held_out` plus the smallest group of each class without held-out images, unless that would leave none for training"
     held_out = held_out.copy()
     for label in sorted(set(labels) - set(labels[held_out])):
         for g in sorted(set(group[labels == label]), key=lambda g: ((group == g).sum(), g)):

@@ -117,7 +117,8 @@ def _part(column, values, file):
     "The `values` of a column of `PARTS`, as numbers or as True and False."
     if column == 'test': return valid_flags(values)
     try: return pd.to_numeric(values).astype(int)
-    except ValueError as e: raise ValueError(f"'{Path(file).name}' holds in the column {column} what is no number ({e})") from e
+    except ValueError as e:
+        raise ValueError(f"'{Path(file).name}' has a value that is not a number in the column {column} ({e})") from e
 
 def load_split(
     table:pd.DataFrame, # columns `file`, `label`

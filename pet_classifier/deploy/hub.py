@@ -63,7 +63,9 @@ def _hub_errors(repo):
     level = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        with warnings.catch_warnings(action='ignore'): yield
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
     except HfHubHTTPError as e: raise OSError(_http_message(e, repo)) from None
     except HTTPError as e: raise ConnectionError(f'the Hub could not be reached ({_sanitize(str(e))}); try again later') from None
     except RuntimeError as e: # raised by huggingface_hub if an upload is interrupted

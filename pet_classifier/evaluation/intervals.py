@@ -15,7 +15,7 @@ def effective_images(
     wrong:np.ndarray, # one per image: 1 if the answer is wrong, 0 if not, between them the mean of several answers
     groups=None, # the group of each image; None: all are independent
 ) -> float: # from the number of groups, at least, to the number of images
-    "Return how many independent images say as much about the error rate as these."
+    "Return the effective number of images: the number of independent images with the same standard error"
     wrong, n = np.asarray(wrong, float), len(wrong)
     if groups is None or len(set(groups)) == n: return float(n)
     sums = pd.Series(wrong).groupby(np.asarray(groups)).agg(['sum', 'size'])
@@ -43,7 +43,7 @@ def prediction_interval(
     m:int, # images to come
     confidence:float=0.95, # how often the error rate on the new images lies in the interval
 ) -> tuple: # (lowest, highest) error rate
-    "Return between which rates the error rate on `m` new images of the same kind will lie."
+    "Return the prediction interval of the error rate on `m` new images of the same kind"
     if n <= 0 or m < 1: raise ValueError(f'n={n}, m={m}: expected at least one image each')
     errors, z = np.arange(m + 1), norm.ppf((1 + confidence)/2)
     both = (error_rate*n + errors)/(n + m)

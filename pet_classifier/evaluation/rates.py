@@ -74,5 +74,5 @@ def imbalance_text(
     rates:dict, # as returned by `Rates.imbalance`
 ) -> str: # one line
     "Return the metrics of `Rates.imbalance` as text"
-    text = f"always answering '{rates['majority']}' would be wrong on {rates['majority_error']:.1%} of them"
+    text = f"always answering '{rates['majority']}' would be wrong on {rates['majority_error']:.1%} of the images"
     return text + (f"; never predicted: {listed(rates['never_predicted'])}" if rates['never_predicted'] else '')

@@ -33,13 +33,13 @@ tags: [image-classification, fastai, safetensors]
 ---
 # A classifier of {n} classes
 
-Takes an image and says which of {n} classes it shows, with a probability for each. The network is {arch}, begun from
+Takes an image and says which of {n} classes it shows, with a probability for each. The network is {arch}, initialized with
 these weights: {weights}. It sees the center crop of an image, {sizes}.
 The classes, in the order of the network's outputs: {classes}.
 
 ## How to use it
 
-With `pip install pet-classifier`, and the folder that this page lies in as `model`:
+With `pip install pet-classifier`, and this folder as `model`:
 
     from pet_classifier.deploy.predictor import Predictor
     Predictor('model').predict('my_cat.jpg')
@@ -62,30 +62,30 @@ Made on {created} with {versions}.
 _ALWAYS = 'It always answers one of its {n} classes, also for an image that shows none of them.'
 _NONE = ('For images that look like nothing it knows it says "none of these"; a kind that it was never shown it often takes '
          'for one that it knows.')
-DRAWN_NOTE = 'It was trained on drawn images: it is an exercise, and of no use on photographs.\n'
+DRAWN_NOTE = 'It was trained on drawn images: it is an exercise and does not work on photos.\n'
 
 def size_text(
     sizes, # of images, in pixels, ascending
 ) -> str: # such as 'at 224 x 224 pixels'
-    "Say at which size a network sees images"
+    "Return the input sizes of a network as text"
     each = [f'{s} x {s}' for s in sizes]
     if len(each) == 1: return f'at {each[0]} pixels'
     return f"at {' and '.join(each)} pixels, the features of which are averaged"
 
 def _measured(facts):
-    "What the error rate of the card is, in a sentence; '' if the facts do not say it."
+    "Return how the error rate on the card was measured; '' if unknown"
     kind, n = facts.get('evaluation'), facts.get('valid')
     text = {'cross-validated': f'The error rate is cross-validated on {n} images: each was evaluated by a head that had not seen '
                                f"it, and the final model then learned from all {facts.get('train')} images.",
-            'held-out': f'The error rate is that of {n} held-out images, on which the network never learned; the stage was '
-                        'chosen on them.'}
+            'held-out': f'The error rate is that of {n} held-out images. If the model was fine-tuned, the better stage was chosen on '
+                        'them.'}
     test = f"The test set of {facts['test_n']} images was looked at once, at the end." if 'test_n' in facts else ''
     return ' '.join(t for t in (text.get(kind, ''), test) if t) + '\n\n' if kind in text else ''
 
 def model_card(
     config:dict, # as `config.json` holds it
 ) -> str: # Markdown, with the Hugging Face Hub's lines at its head
-    "What the network is, what was measured, and what it cannot do"
+    "Return the model card: description, measurements and limitations"
     values = {k: f'{v:.4g}' if isinstance(v, float) else v for k, v in config['facts'].items()}
     rows = [f'| {escape_markup(k)} | {escape_markup(v)} |' for k, v in values.items()]
     return _CARD.format(
@@ -98,12 +98,12 @@ def model_card(
 
 # %% ../../nbs/api/model.bundle_writer.ipynb #82a49dee
 def versions() -> dict: # name -> version
-    "What a figure that was measured depends on"
+    "Return the versions of the packages and of Python"
     packages = ('torch', 'torchvision', 'timm', 'fastai')
     return dict(pet_classifier=__version__, **{p: version(p) for p in packages}, python=platform.python_version())
 
 def _config(learn, temperature, none_below, facts, digest):
-    "All but the weights, as JSON will hold it"
+    "Return the content of config.json"
     b = learn.backbone
     return dict(format_version=FORMAT, arch=b.arch, head=b.head, weights=b.weights, vocab=list(learn.dls.vocab),
                 size=learn.dls.size, sizes=list(learn.dls.sizes), mean=list(b.mean), std=list(b.std),
@@ -114,21 +114,21 @@ def save_bundle(
     learn:'Learner', # as `pet_learner` makes it
     folder, # where to; a bundle that is there already is replaced
     temperature:float=1., # of its probabilities, as `fit_temperature` finds it
-    none_below:float|None=None, # with no score above it the answer is 'none of these', see `ood_threshold`; None: never
+    none_below:float|None=None, # images whose highest logit is lower are 'none of these', see `ood_threshold`; None: none
     **facts, # plain values to be known about it, such as error_rate=0.07, seed=2, train=185, valid=74, data='drawn'
 ) -> Path: # the folder
-    "`learn` as a folder of three files, whole or not at all"
+    "Save `learn` as a bundle, atomically, and return the folder"
     folder = Path(folder)
-    if not hasattr(learn, 'backbone'): raise ValueError('this learner does not say what its body is; make it with pet_learner')
+    if not hasattr(learn, 'backbone'): raise ValueError('the learner has no attribute `backbone`; create it with pet_learner')
     there = sorted(f.name for f in folder.iterdir()) if folder.is_dir() else []
     if not COLDEST <= temperature < 1e6: raise ValueError(f'temperature={temperature}: expected {COLDEST:g} to 1e6')
     if odd := not_finite(learn.model.state_dict()): raise ValueError(f'this network has NaN or infinity in {listed(odd, 2)}')
     if there and there != sorted(BUNDLE_FILES):
-        raise FileExistsError(f"'{folder}' holds what is no bundle ({listed(there)}) and would be replaced; give a new folder")
+        raise FileExistsError(f"'{folder}' is not a bundle ({listed(there)}) and would be replaced; choose a new folder")
     data = save({k: v.cpu().contiguous().clone() for k, v in learn.model.state_dict().items()})
     config = _config(learn, temperature, none_below, facts, sha256(data).hexdigest())
     try: text = json.dumps(config, indent=2, allow_nan=False)
-    except (TypeError, ValueError) as e: raise ValueError(f'the facts {facts} are not all plain values for JSON: {e}') from e
+    except (TypeError, ValueError) as e: raise ValueError(f'the facts {facts} cannot be written as JSON: {e}') from e
     with atomic_write_dir(folder) as new:
         for name, content in zip(BUNDLE_FILES, (data, text.encode(), model_card(config).encode()), strict=True):
             (new/name).write_bytes(content)

@@ -130,7 +130,9 @@ def without_lost(
     table = known.table
     missing = [f for f in table.file if f == Path(problem.file) or not Path(f).is_file()]
     rest = table[~table.file.isin(missing)].reset_index(drop=True)
-    if not missing or set(rest.label) != set(table.label) or set(rest.is_valid) != {True, False}: raise problem
+    if not missing or set(rest.label) != set(table.label): raise problem
+    if 'is_valid' in rest and set(rest.is_valid) != {True, False}: raise problem
     say(printable(f'{problem}: {len(missing)} images can no longer be read ({listed(missing, 5)}); '
                   'the run continues without them'))
-    return known._replace(table=check_split(rest), left_out=known.left_out + len(missing), noted=False)
+    rest = check_split(rest) if 'is_valid' in rest else rest # features are computed before the split
+    return known._replace(table=rest, left_out=known.left_out + len(missing), noted=False)

@@ -101,15 +101,17 @@ def save_figures(
 
 # %% ../../nbs/api/runs.figures.ipynb #7c20f5a8
 def save_learning_curve(
-    folder:Path, # where to
+    folder:Path, # folder to write to
     table:pd.DataFrame, # columns `file`, `label`, perhaps `group`
     features, # one row per image; None: the head was not trained on features
-    say=print, # gets a line of text if it cannot be done
+    say=print, # called with a line of text if it fails
+    folds:int=5, # number of folds of cross-validation
+    seed:int=2, # of the folds
 ) -> dict[str, Any]: # `learning_curve`: a sentence; empty if there are too few images, or very many
-    "Save learning_curve.png, and return what it says"
+    "Save learning_curve.png, and return its summary"
     if features is None or not max(50, 5*table.label.nunique()) <= len(table) <= 10_000: return {}
     with not_fatal('the learning curve', say):
-        curve = learning_curve(table, features=features, draws=3 if len(table) <= 1000 else 1)
+        curve = learning_curve(table, features=features, folds=folds, draws=3 if len(table) <= 1000 else 1, seed=seed)
         with drawing('learning_curve.png', say): save_figure(plot_learning_curve(curve), folder/'learning_curve.png')
         return dict(learning_curve=curve.sentence())
     return {}

@@ -19,7 +19,7 @@ from ..evaluation.calibration import fit_temperature
 _ROWS = 1024 # computed at a time
 
 def _by_class(features, targets, n_classes):
-    "Rows per class, the mean of all rows, and the mean of each class less that one (0 for a class without rows), in float64."
+    "Return rows per class, overall mean, and class means minus the overall mean (0 for a class without rows), in float64"
     counts = torch.bincount(targets, minlength=n_classes).double()
     sums = torch.zeros(n_classes, features.shape[1], dtype=torch.float64, device=features.device)
     for x, y in zip(features.split(_ROWS), targets.split(_ROWS)): sums.index_add_(0, y, x.double())
@@ -27,7 +27,7 @@ def _by_class(features, targets, n_classes):
     return counts, center, (sums - counts[:, None]*center)/counts[:, None].clamp_min(1)
 
 def _deviations(features, targets, centers):
-    "Blocks of rows, each row less the mean of its class, in float64."
+    "Yield blocks of rows minus the mean of their class, in float64"
     for x, y in zip(features.split(_ROWS), targets.split(_ROWS)): yield x.double() - centers[y]
 
 def _times_inverse(means, features, targets, centers, share, ridge):
@@ -67,7 +67,7 @@ def fit_discriminant(
     targets:torch.Tensor, # int64, the class of each row
     n_classes:int, # number of classes; some may have no rows
     shrinkage:float=0.4, # share of the within-class covariance that is replaced by its mean eigenvalue, above 0 and up to 1
-    class_weight:torch.Tensor|None=None, # what an image of each class counts for its prior probability; None: all alike
+    class_weight:torch.Tensor|None=None, # weight of an image of each class in the class priors; None: 1
 ) -> tuple[torch.Tensor, torch.Tensor]: # (weight, classes x features; bias, classes), float32, as `nn.Linear` holds them
     "Return the weight and bias of a linear discriminant: one mean per class and one shrunk covariance that all classes share"
     _check(features, targets, n_classes, shrinkage)
@@ -82,7 +82,7 @@ def fit_discriminant(
 
 # %% ../../nbs/api/training.discriminant.ipynb #62590992
 def _folds(targets, counts, folds, seed):
-    "(rows to fit on, rows to predict) of folds; a row whose class is not among those to fit on is not predicted."
+    "Yield (training rows, held-out rows) per fold, without held-out rows of classes that are not in training"
     few = counts.max() == 2 # dealt evenly, no class would keep two rows, which tell its spread
     deal, folds = (KFold, folds) if few else (StratifiedKFold, min(folds, int(counts.max())))
     with warnings.catch_warnings(): # a class with fewer rows than there are folds need not be in each
@@ -91,7 +91,7 @@ def _folds(targets, counts, folds, seed):
             yield fit, held[np.isin(targets[held], targets[fit])]
 
 def discriminant_temperature(
-    features:torch.Tensor, # as `fit_discriminant` takes them, as are the next four
+    features:torch.Tensor, # as in `fit_discriminant`
     targets:torch.Tensor, # int64, the class of each row
     n_classes:int, # number of classes
     shrinkage:float=0.4, # of the covariance
@@ -99,7 +99,7 @@ def discriminant_temperature(
     folds:int=5, # at most, into which the rows are dealt; as many as the largest class has rows, if that is fewer
     seed:int=2, # for dealing the rows into folds
 ) -> float: # 1 where no class has two rows
-    "Return the temperature for the logits of `fit_discriminant`, fitted on rows that it is not fitted on"
+    "Return the temperature for the logits of `fit_discriminant`, fitted on out-of-fold logits"
     counts = torch.bincount(targets, minlength=n_classes)
     if counts.max() < 2: return 1.
     logits, held_out = [], []

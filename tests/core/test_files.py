@@ -232,7 +232,7 @@ def test_a_cache_folder_that_cannot_be_made_is_an_error_that_names_the_variable(
     (tmp_path/'file').touch()
     monkeypatch.setenv('PET_CLASSIFIER_CACHE', variable or '')
     monkeypatch.setattr(files, 'user_cache_dir', no_home)
-    with pytest.raises(OSError, match='cannot make the cache folder .*PET_CLASSIFIER_CACHE'): cache_dir()
+    with pytest.raises(OSError, match='cannot create the cache folder .*PET_CLASSIFIER_CACHE'): cache_dir()
     assert names(tmp_path) == ['file']
 
 
@@ -328,7 +328,7 @@ def test_a_fifo_or_a_device_is_not_replaced(tmp_path, make, kind):
     try: make(tmp_path/'a.csv')
     except PermissionError: pytest.skip('only root can make a device')
     before = (tmp_path/'a.csv').lstat()
-    with pytest.raises(OSError, match=f"a.csv' is a {kind}, which a file would replace; give another name"):
+    with pytest.raises(OSError, match=f"a.csv' is a {kind}, not a regular file; choose another name"):
         write_csv(tmp_path/'a.csv', pd.DataFrame({'x': [1]}))
     assert (tmp_path/'a.csv').lstat() == before and names(tmp_path) == ['a.csv']
 

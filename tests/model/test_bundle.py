@@ -232,7 +232,7 @@ def test_one_changed_number_is_noticed(bundle):
 def test_weights_that_are_not_whole_are_refused(bundle, spoilt):
     file = bundle/'model.safetensors'
     file.write_bytes(spoilt(file.read_bytes()))
-    with pytest.raises(ValueError, match="model.safetensors in '.*' is not a whole safetensors file"): load_bundle(bundle)
+    with pytest.raises(ValueError, match="model.safetensors in '.*' is not a complete safetensors file"): load_bundle(bundle)
 
 
 @pytest.mark.parametrize('name', ['config.json', 'model.safetensors'])
@@ -308,7 +308,7 @@ def header(entries): return struct.pack('<Q', len(text := json.dumps(entries).en
 ], ids=['a terabyte', 'overlapping', 'overflowing', 'backwards', 'a header without end', 'nested'])
 def test_hostile_weights_are_refused_at_once(bundle, data):
     (bundle/'model.safetensors').write_bytes(data)
-    with pytest.raises(ValueError, match='is not a whole safetensors file'): load_bundle(bundle)
+    with pytest.raises(ValueError, match='is not a complete safetensors file'): load_bundle(bundle)
 
 
 def test_a_path_as_the_name_of_a_tensor_is_only_a_name(bundle, tmp_path):

@@ -41,7 +41,8 @@ def test_the_bundle_of_another_architecture_is_refused_with_its_name(bundle, tin
 
 
 def test_a_folder_that_is_no_bundle_and_a_changed_bundle_are_refused(bundle, tiny_dls, tmp_path):
-    with pytest.raises(FileNotFoundError, match='is no bundle, it has no model'): pet_learner(tiny_dls, 'test_resnet', tmp_path)
+    with pytest.raises(FileNotFoundError, match='is not a bundle: it has no model'):
+        pet_learner(tiny_dls, 'test_resnet', tmp_path)
     for f in bundle.iterdir(): (tmp_path/f.name).write_bytes(f.read_bytes())
     data = bytearray((tmp_path/'model.safetensors').read_bytes())
     data[-1] ^= 1

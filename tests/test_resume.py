@@ -182,7 +182,7 @@ def left_by_a_killed_process(folder):
 def test_where_nothing_was_begun_resuming_begins(quick, tmp_path):
     said = []
     metrics = quick(resume=True, say=said.append)
-    assert any('there is no run in' in s for s in said) and metrics['train'] == 14
+    assert any('there is no run to resume in' in s for s in said) and metrics['train'] == 14
     (tmp_path/'killed').mkdir()
     left_by_a_killed_process(tmp_path/'killed')  # before a word of the run was on the disk
     assert quick(tmp_path/'killed', resume=True)['train'] == 14

@@ -77,8 +77,8 @@ def _measured(facts):
     kind, n = facts.get('evaluation'), facts.get('valid')
     text = {'cross-validated': f'The error rate is cross-validated on {n} images: each was evaluated by a head that had not seen '
                                f"it, and the final model then learned from all {facts.get('train')} images.",
-            'held-out': f'The error rate is that of {n} held-out images. If the model was fine-tuned, the better stage was chosen on '
-                        'them.'}
+            'held-out': f'The error rate is that of {n} held-out images. If the model was fine-tuned, the better stage was '
+                        'chosen on them.'}
     test = f"The test set of {facts['test_n']} images was looked at once, at the end." if 'test_n' in facts else ''
     return ' '.join(t for t in (text.get(kind, ''), test) if t) + '\n\n' if kind in text else ''
 

@@ -143,8 +143,8 @@ def error_paragraphs(
     "Return how the error was measured, its confidence interval, and the effect of groups"
     n, rate, effective = facts['valid'], facts['error_rate'], facts['effective_images']
     low, high = prediction_interval(rate, effective, 100)
-    how = (f'The error rate is that of {n} images held out before training. If the model was fine-tuned, the better stage was chosen '
-           'on the same images, which makes the figure a little too good.')
+    how = (f'The error rate is that of {n} images held out before training. If the model was fine-tuned, the better stage '
+           'was chosen on the same images, which makes the figure a little too good.')
     if facts['evaluation'] == 'cross-validated':
         how = (f'Each of {n} images was evaluated by a head that was trained on neither it nor its near-duplicates '
                f"({facts['folds']}-fold cross-validation). The final model was trained on all {facts['train']} images, and is "

@@ -391,7 +391,7 @@ def test_what_cannot_be_done_is_said(model, files, monkeypatch):
             serve(model, port)
     with pytest.raises(ValueError, match='port=0: expected 1 to 65535'): serve(model, 0)
     with pytest.raises(ImageProblem, match='text.jpg: not a'): demo_app(model, examples=[files['text']])
-    with pytest.raises(FileNotFoundError, match='is no bundle'): demo_app(files['text'].parent)
+    with pytest.raises(FileNotFoundError, match='is not a bundle'): demo_app(files['text'].parent)
     monkeypatch.setattr(server_module, 'find_spec', lambda name: None)
     for does in lambda: serve(model), lambda: demo_app(model):
         with pytest.raises(ValueError, match=r"starlette, uvicorn not installed; pip install 'pet-classifier\[demo\]'"): does()

@@ -130,8 +130,8 @@ def no_card(bundle): (bundle/'README.md').unlink()
 def no_weights(bundle): (bundle/'model.safetensors').unlink()
 
 
-@pytest.mark.parametrize('spoil, said', [(spoilt_weights, 'its hash is another'), (spoilt_config, 'config.json'),
-                                         (no_card, 'has no README.md'), (no_weights, 'is no bundle')])
+@pytest.mark.parametrize('spoil, said', [(spoilt_weights, 'its hash differs'), (spoilt_config, 'config.json'),
+                                         (no_card, 'has no README.md'), (no_weights, 'is not a bundle')])
 def test_of_a_broken_bundle_nothing_is_sent(bundle, hub, spoil, said):
     spoil(bundle)
     with pytest.raises((ValueError, OSError), match=said): push_to_hub(bundle, 'ada/pets', endpoint=hub.endpoint)

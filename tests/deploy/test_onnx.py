@@ -53,7 +53,7 @@ def test_the_bundle_is_left_as_it_was(bundle, tmp_path):
 
 def test_what_cannot_be_done_is_said_and_nothing_is_written(bundle, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="'a.pt': expected a name that ends in .onnx"): export_onnx(bundle, tmp_path/'a.pt')
-    with pytest.raises(FileNotFoundError, match='is no bundle'): export_onnx(tmp_path, tmp_path/'a.onnx')
+    with pytest.raises(FileNotFoundError, match='is not a bundle'): export_onnx(tmp_path, tmp_path/'a.onnx')
     monkeypatch.setattr(onnx_module, 'find_spec', lambda name: None)
     with pytest.raises(ValueError, match=r'onnx and onnxscript not installed; pip install .pet-classifier\[onnx\]'):
         export_onnx(bundle, tmp_path/'a.onnx')

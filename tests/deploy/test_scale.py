@@ -123,7 +123,7 @@ def test_what_a_worker_cannot_do_is_said(bundle, files, tmp_path, monkeypatch):
         shutil.move(bundle, tmp_path/'away')
         yield from really(*args)
     monkeypatch.setattr(scale, '_here', gone)
-    with pytest.raises(OSError, match=r'part \d failed: .*/model. is no bundle'):
+    with pytest.raises(OSError, match=r'part \d failed: .*/model. is not a bundle'):
         predict_on_ray(bundle, files[:4], tmp_path/'out', workers=2, chunk=2)
     assert [f.name for f in (tmp_path/'out').glob('part-*')] == []
 

@@ -178,7 +178,7 @@ def test_check_cuts_long_lists_with_a_count_and_writes_them_whole(cli, tiny_fold
     (['export', '{bundle}', '--onnx', '{tmp}'], 'is a folder'),
     (['find-lr', '{data}', '--out', '{tmp}/x.jpg'], 'expected a name that ends in .png'),
     (['find-lr', '{data}', '--arch', 'resnet43'], 'similar names: resnet'),
-    (['predict', '{tmp}', '{data}'], 'no bundle'),
+    (['predict', '{tmp}', '{data}'], 'not a bundle'),
     (['predict', '{bundle}', '{tmp}'], 'no image in'),
     (['predict', '{bundle}', '{data}', '--top', '4'], 'top=4: expected 1 to 3'),
     (['predict', '{bundle}', '{data}', '--engine', 'caffe'], "engine='caffe': expected one of auto, torch, openvino, onnx"),
@@ -188,7 +188,7 @@ def test_check_cuts_long_lists_with_a_count_and_writes_them_whole(cli, tiny_fold
     (['predict', '{bundle}', '{data}', '--out', '{data}'], 'expected a name that ends in'),
     (['predict', '{bundle}', '{data}', '--csv', '{data}/red_0.jpg/x.csv'], 'x.csv'),
     (['evaluate', '{bundle}', 'nowhere'], 'neither a folder'),
-    (['evaluate', '{tmp}', '{data}'], 'no bundle'),
+    (['evaluate', '{tmp}', '{data}'], 'not a bundle'),
     (['evaluate', '{bundle}', '{data}', '--pattern', '_(\\d)'], 'no label is one of the 3 classes of this bundle'),
 ])
 @pytest.mark.slow

@@ -71,7 +71,7 @@ def test_images_that_moved_are_said_and_found_again(run, tiny_run, tmp_path):
     metrics = json.loads((run/'metrics.json').read_text())
     (run/'metrics.json').write_text(json.dumps(metrics | dict(root=str(tmp_path/'gone'), root_from_run='gone')))
     before = (run/'report.html').read_bytes()
-    with pytest.raises(FileNotFoundError, match='not changed; say where they are'): page(run)
+    with pytest.raises(FileNotFoundError, match='not changed; give their folder'): page(run)
     assert (run/'report.html').read_bytes() == before  # nothing good is replaced by something worse
     with pytest.raises(FileNotFoundError, match='none of the 4 images is in'): write_report(run, tmp_path)
     assert 'could not be opened any more' not in write_report(run, moved).read_text()

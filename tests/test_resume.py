@@ -56,7 +56,7 @@ def test_an_interrupted_run_says_what_is_kept_and_ends_as_if_it_had_not_been(int
     assert (tmp_path/'out'/'checkpoints'/'last.safetensors').is_file() == (n > 0)
     epochs = []
     quick(resume=True, say=epochs.append)
-    assert any(s.startswith('frozen stage') for s in epochs) == (n < 3)
+    assert any(s.startswith('training the head') for s in epochs) == (n < 3)
     whole = tmp_path/'whole'
     quick(whole)
     one, other = (load_file(out/'model'/'model.safetensors') for out in (tmp_path/'out', whole))

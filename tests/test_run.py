@@ -116,7 +116,7 @@ def test_fine_tuning_that_spoils_the_weights_is_taken_back(quick, monkeypatch):
     out, metrics = quick(head_epochs=20, say=said.append)
     (_, error), kept = heads[0]
     assert error < 0.5 and metrics['error_rate'] == pytest.approx(error) and metrics['stage'] == 'head'
-    assert any('fine-tuning made it worse' in s for s in said)
+    assert any('fine-tuning did not lower the validation error' in s for s in said)
     assert fingerprint(Predictor(out/'model').bundle.model) == kept
 
 
@@ -127,7 +127,7 @@ def test_fine_tuning_that_makes_it_better_is_kept(learner, monkeypatch):
         return True
     monkeypatch.setattr('pet_classifier.run.fine_tune', improve)
     assert train_stages(learn, 1, 1, slice(1e-5, 1e-4), 2, said.append) == 'fine-tuned'
-    assert not any('worse' in s for s in said)
+    assert not any('did not lower' in s for s in said)
     kept = fingerprint(learn.model)
     load_stage(learn, 'head')
     assert fingerprint(learn.model) != kept
@@ -418,7 +418,7 @@ def test_a_validation_set_is_held_out_where_one_is_asked_for_or_needed(crossed, 
 
 def test_fine_tuning_is_skipped_without_a_gpu_for_few_images_and_that_is_said(crossed):
     _, metrics, said = crossed(epochs=None)
-    assert metrics['epochs'] == 0 and any('fine-tuning is skipped' in s and '--epochs 2 asks for it' in s for s in said)
+    assert metrics['epochs'] == 0 and any('skipping fine-tuning' in s and '--epochs 2 turns it on' in s for s in said)
     assert '--epochs' not in metrics['command']
 
 

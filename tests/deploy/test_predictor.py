@@ -89,7 +89,8 @@ def test_takes_names_paths_pil_images_and_loaded_bundles(bundle, files):
 
 
 @pytest.mark.slow
-def test_takes_bytes_arrays_and_tensors(predictor, files):
+def test_takes_bytes_arrays_and_tensors(bundle, files):
+    predictor = Predictor(bundle, precision='fp32')
     im = Image.open(files[0])
     array, expected = np.array(im), predictor.predict(im).probs  # the first lies upright
     for same in files[0].read_bytes(), array, torch.from_numpy(array).permute(2, 0, 1):

@@ -169,7 +169,7 @@ def test_a_config_that_is_not_as_it_should_be_is_refused(bundle, changed, said):
 @pytest.mark.parametrize('text', [b'', b'not json', b'[1]', b'{}', b'\xff\xfe', b'['*10**5, b' '*10**7 + b' '])
 def test_a_config_that_is_no_json_object_is_refused(bundle, text):
     (bundle/'config.json').write_bytes(text)
-    with pytest.raises(ValueError, match='config.json.* get the bundle again'): check_config(bundle/'config.json')
+    with pytest.raises(ValueError, match='config.json.* download or save the bundle again'): check_config(bundle/'config.json')
 
 
 def test_a_key_that_stands_twice_is_refused(bundle):
@@ -193,7 +193,7 @@ def test_weights_that_are_no_numbers_are_refused(bundle, name, number):
     def change(weights):
         weights[name].view(-1)[-1] = number
         return weights
-    with pytest.raises(ValueError, match=f'contains NaN or infinity .* in {name}'): load_bundle(weights_with(bundle, change))
+    with pytest.raises(ValueError, match=f'contains NaN or infinity in {name}'): load_bundle(weights_with(bundle, change))
 
 
 def test_a_network_that_diverged_is_not_saved(learn, tmp_path):
@@ -243,7 +243,7 @@ def test_a_file_that_is_not_there_is_named(bundle, name):
 
 def test_a_run_is_not_its_bundle(bundle):
     with pytest.raises(FileNotFoundError, match='it is a run, whose bundle is .*model'): load_bundle(bundle.parent)
-    with pytest.raises(FileNotFoundError, match='no bundle'): load_bundle(bundle/'nowhere')
+    with pytest.raises(FileNotFoundError, match='not a bundle'): load_bundle(bundle/'nowhere')
 
 
 @pytest.mark.parametrize('text', ['<script>alert(1)</script>', '[a](javascript:b)', '![a](http://b)', '`a`', 'a|b', '**a**',

@@ -29,7 +29,7 @@ def _here():
 def is_stale_folder(
     path:Path, # a folder
 ) -> bool: # judged by its name only
-    "Return whether `path` has the name of a temporary folder of this package (rename: `is_temporary_folder`)"
+    "Return whether `path` has the name of a temporary folder of this package"
     return bool(re.fullmatch(re.escape(_MARK) + r'[0-9a-f]{8}-\d+-[0-9a-f]{8}', path.name))
 
 def _is_stale(path):

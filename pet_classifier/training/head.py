@@ -107,8 +107,8 @@ def choose_method(
     fits = linear and isinstance(learn.loss_func, CrossEntropyLossFlat)
     if method == 'auto': return 'discriminant' if fits and not asked else 'sgd'
     if method == 'discriminant' and asked:
-        raise ValueError(f"method='discriminant', {', '.join(asked)}: these options are for method='sgd' only "
-                         "of these; leave them out, or give method='sgd'")
+        raise ValueError(f"method='discriminant', {', '.join(asked)}: these options are for method='sgd' only; "
+                         "leave them out, or give method='sgd'")
     if method == 'discriminant' and not fits:
         raise ValueError("method='discriminant': expected a linear head and cross-entropy; make the learner with head='linear', "
                          "or give method='sgd'")

@@ -67,8 +67,9 @@ def program(code, shell='', **kwargs):
     code = ('import sys, types\nfrom pet_classifier import entry\nfrom pet_classifier.core import console\n'
             'cli = sys.modules["pet_classifier.cli"] = types.ModuleType("cli")\n'
             f'def main():\n    {code}\ncli.main = main\nentry.run()')
+    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # noqa: E731  a background job ignores it
     return subprocess.Popen(['/bin/sh', '-c', f'exec "$0" -c "$1" {shell}', sys.executable, code], text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, **kwargs)
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heard, **kwargs)
 
 
 @posix

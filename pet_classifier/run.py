@@ -218,6 +218,8 @@ def train_run(
     facts = dict(data='drawn sample' if data == 'sample' else Path(data).resolve().name, data_licence=data_licence(data))
     with as_it_was(out), folder_lock(out, f"the run in '{out}'"):
         check_out(out, resume) # again, now under the lock: another process may have started a run
+        if resume and not begun and (out/BEGUN).is_file():
+            raise BlockingIOError(f"another process has started a run in '{out}' meanwhile; give the command again")
         if begun and is_finished(out): return _left_as_it_is(out, say)
         remove_stale_folders(out)
         metrics = _run(known, out, config, device, begun, facts, noted, say)

@@ -328,6 +328,10 @@ def test_compare_prints_one_row_per_size_and_a_recommendation(cli, tiny_folder, 
     assert code == 0 and sorted(rows(out)['size']) == [32, 48] and err.splitlines()[-1].startswith('take test_resnet at ')
     code, out, err = cli('compare', tiny_folder, '--arch', 'test_resnet', '--size', '32', '--out', tmp_path/'found.csv')
     assert code == 0 and not out and len(pd.read_csv(tmp_path/'found.csv')) == 1 and (tmp_path/'found.png').is_file()
+    data = shutil.copytree(tiny_folder, tmp_path/'data')
+    (data/'red_91.jpg').write_text('not an image')
+    code, out, err = cli('compare', data, '--arch', 'test_resnet', '--size', '32')
+    assert code == 1 and '1 images cannot be read and are left out' in err and 'red_91.jpg' in err
 
 
 @pytest.mark.parametrize('args, said', [(['--size', 'large'], '--size large'), (['--out', 'found.xlsx'], 'ends in .csv'),

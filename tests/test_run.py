@@ -14,6 +14,7 @@ from fastai.learner import Learner
 from PIL import Image
 from safetensors.torch import load_file
 
+from pet_classifier.data.images import ImageProblem
 from pet_classifier.data.labels import label_by_name
 from pet_classifier.data.splits import load_split, random_split, save_split
 from pet_classifier.deploy.predictor import Predictor
@@ -22,6 +23,8 @@ from pet_classifier.evaluation.interpretation import load_predictions
 from pet_classifier.model.features import fingerprint
 from pet_classifier.report import write_report
 from pet_classifier.run import check_out, labelled_table, train_run, train_stages
+from pet_classifier.runs.config import RunConfig
+from pet_classifier.runs.dealing import image_size, run_features
 from pet_classifier.runs.figures import not_fatal, save_figures
 from pet_classifier.training.fine_tuning import better, fine_tune, load_stage
 
@@ -479,3 +482,36 @@ def test_a_killed_cross_validated_run_goes_on_with_its_folds(crossed, monkeypatc
 @pytest.mark.parametrize('test', ['1.5', 0, 2])
 def test_a_share_that_is_none_is_refused(crossed, test):
     with pytest.raises(ValueError, match='a share between 0 and 1'): crossed(test=test)
+
+
+@pytest.mark.parametrize('asked, epochs, size', [
+    ({}, 0, (224, 352)), ({}, 2, 224), (dict(head_epochs=3), 0, 224), (dict(weights='none'), 0, 224), (dict(size=96), 0, 96),
+    (dict(size=(64, 96)), 2, (64, 96)), (dict(arch='test_vit_relpos', size=None), 0, 224)])
+def test_two_sizes_where_only_a_head_is_fitted_and_both_can_be_taken(asked, epochs, size):
+    assert image_size(RunConfig(**asked), epochs) == size
+
+
+def test_an_image_that_vanishes_before_the_split_is_left_out(crossed, photos, tmp_path, monkeypatch):
+    data, really, lost = shutil.copytree(photos, tmp_path/'data'), run_features, []
+    def vanishes(table, config, device):
+        if not lost:
+            lost.append(data/'green_3.png')
+            lost[0].unlink()
+            raise ImageProblem(lost[0], 'not found')
+        return really(table, config, device)
+    monkeypatch.setattr('pet_classifier.run.run_features', vanishes)
+    out, metrics, said = crossed(data=data)
+    assert (metrics['train'], metrics['left_out']) == (30, 1) and any('green_3.png' in s for s in said)
+    assert 'green_3.png' not in set(pd.read_csv(out/'split.csv').file)
+
+
+def test_the_loser_of_a_race_leaves_the_winners_files(crossed, tmp_path, monkeypatch):
+    out = tmp_path/'crossed'
+    def other_is_quicker(path, work):
+        path.mkdir(parents=True)
+        (path/'.lock').touch()
+        (path/'run.json').touch()
+        raise BlockingIOError('another process is writing')
+    monkeypatch.setattr('pet_classifier.run.folder_lock', other_is_quicker)
+    with pytest.raises(BlockingIOError): crossed()
+    assert sorted(f.name for f in out.iterdir()) == ['.lock', 'run.json']

@@ -166,6 +166,7 @@ def as_it_was(
     made = [p for p in (out/'checkpoints', out, *out.parents) if not p.exists()]
     new = [f for f in (out/BEGUN, out/'split.csv', out/IMAGES, out/'.lock') if not f.exists()]
     try: yield
+    except BlockingIOError: raise # another process is writing in `out`: its files stay
     except BaseException:
         if (out/IMAGES).exists(): raise
         for f in new: f.unlink(missing_ok=True)

@@ -28,17 +28,6 @@ def textured(width, height, seed=0):
     return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
 
 
-@pytest.fixture
-def files(tmp_path):
-    "Seven images of different shapes and formats"
-    made = []
-    for i, (w, h) in enumerate([(60, 40), (40, 60), (50, 50), (33, 90), (91, 34), (16, 16), (200, 150)]):
-        made.append(tmp_path/'own'/f'{i}{(".png", ".jpg")[i % 2]}')
-        made[-1].parent.mkdir(exist_ok=True)
-        textured(w, h, i).save(made[-1])
-    return made
-
-
 def test_equals_pillow_on_generated_images(files):
     for f in files:
         for size in 16, 24, 37:

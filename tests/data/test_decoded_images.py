@@ -19,23 +19,6 @@ from pet_classifier.data.images import ImageProblem
 CPU = torch.device('cpu')
 
 
-def textured(width, height, seed=0):
-    "Return an image of random texture"
-    noise = np.random.default_rng(seed).integers(0, 255, (height//4, width//4, 3), np.uint8)
-    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
-
-
-@pytest.fixture
-def files(tmp_path):
-    "Seven images of different shapes and formats"
-    made = []
-    for i, (w, h) in enumerate([(60, 40), (40, 60), (50, 50), (33, 90), (91, 34), (16, 16), (200, 150)]):
-        made.append(tmp_path/'own'/f'{i}{(".png", ".jpg")[i % 2]}')
-        made[-1].parent.mkdir(exist_ok=True)
-        textured(w, h, i).save(made[-1])
-    return made
-
-
 @pytest.fixture
 def decoded_counts(monkeypatch, fresh_cache):
     "The number of images decoded in each call"
@@ -72,7 +55,7 @@ def test_the_file_name_depends_on_images_and_size(files, fresh_cache):
     names = [DecodedImages(files, 16).path, DecodedImages(files, 17).path, DecodedImages(files[:-1], 16).path,
              DecodedImages(files[::-1], 16).path]
     stat = files[0].stat()
-    textured(60, 40, 99).save(files[0])
+    Image.open(files[4]).save(files[0])
     os.utime(files[0], ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
     edited = DecodedImages(files, 16)
     assert len({*names, edited.path}) == 5 and correct(edited, [0, 1])

@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from pet_classifier.data.image_ids import content_ids, image_ids
+from pet_classifier.data.image_ids import image_ids
 from pet_classifier.data.images import ImageProblem
 
 
@@ -33,13 +33,3 @@ def test_image_ids_accept_names_that_are_not_utf8(tmp_path):
 
 def test_a_missing_image_raises_an_error_with_its_name(tmp_path):
     with pytest.raises(ImageProblem, match='gone.jpg: cannot be reached: No such file'): image_ids([tmp_path/'gone.jpg'])
-
-
-def test_content_ids_follow_the_content_only(tmp_path):
-    (tmp_path/'a').write_bytes(b'x'*2_000_000)
-    before, = content_ids([tmp_path/'a'])
-    (tmp_path/'a').rename(tmp_path/'b')
-    os.utime(tmp_path/'b', (0, 0))
-    assert content_ids([tmp_path/'b']) == [before]
-    (tmp_path/'b').write_bytes(b'x'*1_999_999 + b'y')
-    assert content_ids([tmp_path/'b']) != [before]

@@ -4,7 +4,6 @@ import pytest
 
 from pet_classifier.deploy.predictor import Predictor
 from pet_classifier.deploy.suggestion import suggest_images, uncertain_and_diverse, uncertainty
-from pet_classifier.model.bundle_writer import save_bundle
 
 
 def test_uncertainty_is_between_0_and_1_and_greatest_where_all_are_equal():
@@ -39,17 +38,6 @@ def test_the_same_seed_chooses_the_same():
     rng = np.random.default_rng(0)
     features, unsure = rng.normal(size=(200, 5)), rng.random(200)
     assert (uncertain_and_diverse(features, unsure, 20) == uncertain_and_diverse(features, unsure, 20)).all()
-
-
-@pytest.fixture(scope='module')
-def bundle(tiny_dls, tiny_weights, tmp_path_factory):
-    import torch
-
-    from pet_classifier.training.learner import pet_learner
-    learn = pet_learner(tiny_dls, 'test_resnet', str(tiny_weights))
-    torch.manual_seed(0)
-    torch.nn.init.normal_(learn.model[1][-1].weight, std=0.5)
-    return save_bundle(learn, tmp_path_factory.mktemp('saved')/'model')
 
 
 def test_suggestions_say_what_the_bundle_predicts(bundle, tiny_folder):

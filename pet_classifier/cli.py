@@ -176,7 +176,7 @@ def evaluate(
     bundle: ModelFolder, data: Data,
     pattern: Pattern = None, file_col: FileCol = None, label_col: LabelCol = None, root: Root = None,
 ):
-    "Evaluate a bundle on labeled images; print one row per class."
+    "Report the error rate on labeled images that the model was not trained on, and one row per class."
     stage(_LOADING)
     from pet_classifier.check import evaluation_lines, read_labels
     from pet_classifier.deploy.predictor import Predictor

@@ -152,7 +152,7 @@ def error_paragraphs(
     res = [f"{how} It is a sample: with 95 % confidence the rate on images of this kind lies between {facts['error_low']:.1%} "
            f"and {facts['error_high']:.1%} (Wilson's interval). On 100 new images, expect {low:.0%} to {high:.0%}."]
     if (ungrouped := facts.get('ungrouped_error')) is not None: res.append(
-        'Near-duplicates and images of one group stay in one fold, so that no head is evaluated on copies of its training images. '
-        f'With folds that divide them the error rate would have been {ungrouped:.1%}; it is {rate:.1%}. The interval counts the {n} '
-        f'images as {effective:.0f}.')
+        'Near-duplicates and images of one group stay in one fold, so that no head is evaluated on copies of its training '
+        f'images. With folds that divide them the error rate would have been {ungrouped:.1%}; it is {rate:.1%}. The interval '
+        f'counts the {n} images as {effective:.0f}.')
     return res

@@ -35,6 +35,7 @@ from .deploy.predictions import Prediction  # predicted class with all probabili
 from .deploy.predictor import Predictor  # predict with a bundle
 from .deploy.scale import predict_on_ray  # predict on all cores or on a Ray cluster
 from .deploy.space import write_space  # write the web page as a Hugging Face Space
+from .deploy.web import write_site  # write a static web page that classifies in the browser
 from .deploy.tables import predict_table  # predict many images into a CSV or Parquet file
 from .deploy.suggestion import suggest_images  # select unlabelled images to label next
 from .training.comparison import compare_backbones  # cross-validated error and cost of several backbones

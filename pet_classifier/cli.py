@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'main', 'program', 'sample', 'check', 'train', 'find_lr', 'predict', 'evaluate', 'report', 'compare', 'suggest',
-           'export', 'scale', 'push', 'demo', 'cache']
+           'export', 'scale', 'push', 'demo', 'web', 'cache']
 
 # %% ../nbs/api/cli.ipynb #58063070
 import sys
@@ -322,6 +322,20 @@ def demo(
     from pet_classifier.deploy.space import write_space
     if space: say(write_space(bundle, space))
     else: serve(bundle, port, host)
+
+@app.command()
+def web(
+    bundle: ModelFolder,
+    out: Annotated[Path, typer.Option(metavar='DIR', help='Folder of the page, new or of an earlier one.')],
+    runtime: Annotated[Path|None, typer.Option(metavar='FILE.tgz', help='The npm package onnxruntime-web. Default: fetched once '
+                                               'by npm.')] = None,
+):
+    "Write a static web page that classifies photos in the visitor's browser; it needs no server of its own."
+    stage(_LOADING)
+    from pet_classifier.deploy.web import write_site
+    stage('exporting the network to ONNX')
+    say(f'{write_site(bundle, out, runtime)}; to see it: python -m http.server -d {out}')
+
 
 # %% ../nbs/api/cli.ipynb #f6c3b40b
 @app.command()

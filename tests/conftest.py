@@ -15,7 +15,7 @@ TINY = 'test_resnet'  # timm's own network for tests: 0.5 million numbers, with 
 
 
 def pytest_configure(config):
-    "Hide the GPU before torch looks for it: tests compare bits and count copies, and mean the CPU; `pytest -m gpu` shows it"
+    "Hide the GPU before torch looks for it, for tests mean the CPU; `pytest -m gpu` shows it"
     if config.getoption('markexpr') != 'gpu': os.environ['CUDA_VISIBLE_DEVICES'] = ''
 
 
@@ -32,7 +32,7 @@ def pytest_terminal_summary(terminalreporter):
     "Say what this machine cannot test"
     torch = sys.modules.get('torch')
     if torch and not torch.cuda.is_available():
-        terminalreporter.write_line('no GPU here, or hidden (`pytest -m gpu` shows it): tests, and cells marked gpu, that need one were left out')
+        terminalreporter.write_line('no GPU here, or hidden (`pytest -m gpu` shows it): what needs one was left out')
 
 
 @pytest.fixture(scope='session', autouse=True)

@@ -46,7 +46,7 @@ def backend():
     lib = torch.library.Library('aten', 'IMPL', 'AutocastPrivateUse1')
     for op in aten.conv2d.default, aten.linear.default, aten.matmul.default, aten.addmm.default, aten.mm.default:
         lib.impl(op.name().removeprefix('aten::').removesuffix('.default'), _autocast(op))
-    torch.serialization.register_package(0, lambda storage: None, lambda storage, location: storage if 'standin' in location else None)
+    torch.serialization.register_package(0, lambda x: None, lambda x, location: x if 'standin' in location else None)
     module.libraries = everything, lib  # they end with their object
     return module
 
@@ -65,7 +65,8 @@ class Tensor(torch.Tensor):
     "A tensor on the stand-in; `inner`, on the CPU, holds its numbers"
     @staticmethod
     def __new__(cls, inner):
-        self = torch.Tensor._make_wrapper_subclass(cls, inner.size(), strides=inner.stride(), dtype=inner.dtype, device='standin:0')
+        self = torch.Tensor._make_wrapper_subclass(cls, inner.size(), strides=inner.stride(), dtype=inner.dtype,
+                                                   device='standin:0')
         self.inner = inner
         return self
 
@@ -114,7 +115,9 @@ def kind(cls):
 
 
 def as_subclass(x, cls, real=torch.Tensor.as_subclass):
-    if not there(x): return real(x, next((k for k, v in kinds.items() if v is cls), torch.Tensor) if issubclass(cls, Tensor) else cls)
+    if not there(x):
+        plain = next((k for k, v in kinds.items() if v is cls), torch.Tensor)
+        return real(x, plain if issubclass(cls, Tensor) else cls)
     new = aten.alias.default(x)
     new.__class__ = kind(cls)
     return new
@@ -143,14 +146,15 @@ class StandIn(TorchDispatchMode):
 
     def look(self, func, tensors, kwargs):
         if func in WAITS: self.seen['read'] += 1
-        if func in COPIES and len({x.device.type for x in tensors} | {torch.device(kwargs.get('device') or tensors[0].device).type}) > 1:
+        to = torch.device(kwargs.get('device') or tensors[0].device).type if tensors else None
+        if func in COPIES and len({x.device.type for x in tensors} | {to}) > 1:
             self.seen['fetched' if there(tensors[-1]) else 'sent'] += 1
         if func is CONVOLUTION:
             self.dtypes[tensors[0].dtype] += 1
             if torch.backends.cudnn.benchmark: self.shapes[tuple(tensors[0].shape), tuple(tensors[1].shape)] += 1
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if torch.is_inference_mode_enabled() and func.namespace == 'aten' and func._can_decompose():  # which is done for us elsewhere
+        if torch.is_inference_mode_enabled() and func.namespace == 'aten' and func._can_decompose():  # done by autograd elsewhere
             super().__enter__()
             try: return func.decompose(*args, **kwargs or {})
             finally: super().__exit__(None, None, None)
@@ -163,7 +167,8 @@ class StandIn(TorchDispatchMode):
             if there(x): raise RuntimeError("cannot pin 'standin:0': only dense CPU tensors can be pinned")
             seen['pinned'] += x.numel()*x.itemsize
             return x.clone()
-        for name, new in {'torch.Tensor.pin_memory': pin_memory, 'torch.Tensor.as_subclass': as_subclass, 'torch.Tensor.tolist': tolist,
+        for name, new in {'torch.Tensor.pin_memory': pin_memory, 'torch.Tensor.as_subclass': as_subclass,
+                          'torch.Tensor.tolist': tolist,
                           'torch.utils.swap_tensors': swap_tensors, 'pet_classifier.core.device.GPUS': ('cuda', 'standin'),
                           'pet_classifier.core.device.default_device': lambda: torch.device('standin', 0)}.items():
             self.stack.enter_context(patch(name, new))

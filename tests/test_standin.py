@@ -54,7 +54,8 @@ def test_the_whole_lesson(lesson, tiny_table, tmp_path, fresh_cache):
         folder = save_bundle(learn, tmp_path/'model')
         rows = Predictor(folder).predict_files(tiny_table.file)
     assert gpu.seen['pinned'] < 1e6
-    assert np.isfinite(rows.probability).all() and list(rows.label[tiny_table.is_valid]) == [interp.vocab[i] for i in interp.preds]
+    assert np.isfinite(rows.probability).all()
+    assert list(rows.label[tiny_table.is_valid]) == [interp.vocab[i] for i in interp.preds]
     on_cpu = Predictor(folder, precision='fp32', device='cpu').predict_files(tiny_table.file)
     assert np.allclose(on_cpu.probability, rows.probability, atol=0.05)
 

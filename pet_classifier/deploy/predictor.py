@@ -81,7 +81,7 @@ class Predictor:
     "Predicts with a bundle; thread-safe"
     def __init__(self,
         bundle:Bundle|str|os.PathLike, # a `Bundle`, or the folder of one
-        engine:str='auto', # 'torch', 'openvino', 'onnx', or 'auto': torch on a GPU; else OpenVINO for 1,000 images if installed
+        engine:str='auto', # 'torch', 'openvino', 'onnx', or 'auto': torch on a GPU, else as in `choose_engine`
         precision:str='auto', # as in `set_precision`: 'auto', 'bf16', 'fp16' (on a GPU) or 'fp32'
         device=None, # of the torch engine, as in `choose_device`; None: the GPU if there is one
     ):
@@ -104,7 +104,8 @@ class Predictor:
         n:int=1, # number of images in total, by which the engine is chosen
     ) -> np.ndarray: # float32, one row per image, one column per class
         "Return the logits of prepared images"
-        if np.isfinite(logits := self.engines(choose_engine(self.engine, n, self.device), torch.stack(prepared))).all(): return logits
+        logits = self.engines(choose_engine(self.engine, n, self.device), torch.stack(prepared))
+        if np.isfinite(logits).all(): return logits
         raise ValueError('the network returns NaN or infinity; its weights are damaged')
 
     def probabilities(self,

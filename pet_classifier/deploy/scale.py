@@ -188,7 +188,8 @@ def _on_ray(args, todo, address, workers, say, gpu):
         n_gpus = int(ray.cluster_resources().get('GPU', 0)) if gpu else 0
         if n_gpus: n_workers = min(workers or n_gpus, n_gpus) # Ray shows each process a GPU of its own
         data = ray.data.from_items(todo, override_num_blocks=len(todo))
-        done = data.map_batches(PartProcess, fn_constructor_args=args, batch_size=1, batch_format='pyarrow', num_cpus=1, num_gpus=int(n_gpus > 0),
+        done = data.map_batches(PartProcess, fn_constructor_args=args, batch_size=1, batch_format='pyarrow', num_cpus=1,
+                                num_gpus=int(n_gpus > 0),
                                 compute=ray.data.ActorPoolStrategy(size=min(n_workers, len(todo))))
         try:
             for i, row in enumerate(done.iter_rows(), 1):

@@ -90,7 +90,8 @@ class Copies(torch.Tensor):
 asked: list = []
 
 
-@pytest.mark.parametrize('device, expected', [('cuda:0', ['pinned', ('cuda:0', dict(non_blocking=True))]), ('mps:0', [('mps:0', {})])])
+@pytest.mark.parametrize('device, expected', [
+    ('cuda:0', ['pinned', ('cuda:0', dict(non_blocking=True))]), ('mps:0', [('mps:0', {})])])
 def test_only_pinned_memory_is_copied_asynchronously(device, expected):
     asked.clear()
     send(torch.ones(2).as_subclass(Copies), torch.device(device))

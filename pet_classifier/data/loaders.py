@@ -20,7 +20,7 @@ from fastcore.meta import delegates
 from fasttransform import explode_types
 from matplotlib import pyplot as plt
 
-from ..core.device import choose_device, index_batches, send
+from ..core.device import choose_device, index_batches, is_gpu, send
 from ..core.keywords import refuse_unknown
 from .augment import default_augment
 from .crops import check_sizes, load_crops
@@ -132,7 +132,7 @@ def loaders(
 ) -> PetLoaders: # with `train`, `valid`, `vocab`, `size` (the largest) and `sizes`
     "Return fastai `DataLoaders` of `table`, with its split, presizing and augmentation"
     device = choose_device(device)
-    if keep is None: keep = device.type == 'cuda' and not num_workers
+    if keep is None: keep = is_gpu(device) and not num_workers
     if keep and num_workers:
         raise ValueError(f'keep=True, num_workers={num_workers}: workers cannot use images on a device; give only one')
     if bs is None: bs = 32 if device.type == 'cpu' else 64

@@ -63,10 +63,10 @@ def _check_labels(rows, found):
     return rows
 
 # %% ../../nbs/api/data.sources.ipynb #bc33303b
-def _check_files(rows, found, min_classes, say):
+def _check_files(rows, found, min_classes, say, check):
     "Return `rows` without broken images; report classes that have no image left."
-    say(f'checking {len(rows)} images')
-    broken = check_images(rows.file)
+    if check: say(f'checking {len(rows)} images')
+    broken = check_images(rows.file if check else [])
     found.broken += list(broken.itertuples(index=False, name=None))
     good = rows[~rows.file.isin(set(broken.file))]
     for label in sorted(set(rows.label) - set(good.label)):
@@ -116,10 +116,11 @@ def labelled_images(
     root=None, # the folder that paths in a label file are relative to; None: that of the file
     min_classes:int=2, # smallest number of classes; 1 is enough for evaluation
     strict:bool=True, # raise an error at the first problem? Otherwise collect all of them
+    check:bool=True, # open every image? Otherwise broken ones stay in the table
     say=lambda text: None, # called with a line of text before a step that takes long
 ) -> LabelledImages: # a named tuple; its first two fields are the table and the broken images
     "Return the labelled table of `data`, with what was left out and how it was interpreted"
     found = Findings(strict)
     rows, root = _read(data, pattern, file_col, label_col, root, found)
-    rows = _check_files(_check_labels(rows, found), found, min_classes, say)
+    rows = _check_files(_check_labels(rows, found), found, min_classes, say, check)
     return _result(rows, root, found)

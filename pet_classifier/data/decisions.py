@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COLUMNS', 'HEADER', 'DECISIONS', 'Decision', 'decision_problem', 'complete_rows', 'parse_decisions']
 
-# %% ../../nbs/api/data.decisions.ipynb #61258dec
+# %% ../../nbs/api/data.decisions.ipynb #c20f36a1
 import csv
 from datetime import datetime
 from io import BytesIO, StringIO
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ..core.files import printable
 
-# %% ../../nbs/api/data.decisions.ipynb #1075f393
+# %% ../../nbs/api/data.decisions.ipynb #2f36c9c1
 class Decision(NamedTuple):
     "A row of a corrections file."
     file: str # relative to the data folder, with `/`; '' for a class
@@ -42,7 +42,7 @@ def decision_problem(
     if '\0' in ''.join(d): return 'a NUL character'
     return None
 
-# %% ../../nbs/api/data.decisions.ipynb #d9969bd6
+# %% ../../nbs/api/data.decisions.ipynb #49bccd75
 _BOM = b'\xef\xbb\xbf'
 
 def _records(raw):
@@ -70,7 +70,7 @@ def _split_rows(raw):
         raise ValueError(f'line {line} has a quotation mark that is not closed, but rows follow')
     return raw[:end], tail
 
-# %% ../../nbs/api/data.decisions.ipynb #3d4ff101
+# %% ../../nbs/api/data.decisions.ipynb #9f4a5802
 def _refuse(path, why): raise ValueError(f"'{printable(path)}' is not a file of corrections: {printable(why)}")
 
 def complete_rows(

@@ -74,10 +74,10 @@ def _check_labels(rows, corrections, root, found):
     return rows, counts
 
 # %% ../../nbs/api/data.sources.ipynb #bc33303b
-def _check_files(rows, found, min_classes, say):
+def _check_files(rows, found, min_classes, say, check):
     "Return `rows` without broken images; report classes that have no image left."
-    say(f'checking {len(rows)} images')
-    broken = check_images(rows.file)
+    if check: say(f'checking {len(rows)} images')
+    broken = check_images(rows.file if check else [])
     found.broken += list(broken.itertuples(index=False, name=None))
     good = rows[~rows.file.isin(set(broken.file))]
     for label in sorted(set(rows.label) - set(good.label)):
@@ -128,10 +128,11 @@ def labelled_images(
     min_classes:int=2, # smallest number of classes; 1 is enough for evaluation
     corrections=None, # corrections file to apply, as in `apply_corrections`; its paths are relative to the folder, or to `root`
     strict:bool=True, # raise an error at the first problem? Otherwise collect all of them
+    check:bool=True, # open every image? Otherwise broken ones stay in the table
     say=lambda text: None, # called with a line of text before a step that takes long
 ) -> LabelledImages: # a named tuple; its first two fields are the table and the broken images
     "Return the labelled table of `data`, with what was left out and how it was interpreted"
     found = Findings(strict)
     rows, root = _read(data, pattern, file_col, label_col, root, found)
     rows, counts = _check_labels(rows, corrections, root, found)
-    return _result(_check_files(rows, found, min_classes, say), root, found, counts)
+    return _result(_check_files(rows, found, min_classes, say, check), root, found, counts)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Corrections', 'CorrectionCounts', 'apply_corrections', 'copy_corrected', 'DECISIONS', 'Decision']
 
-# %% ../../nbs/api/data.corrections.ipynb #b592f93e
+# %% ../../nbs/api/data.corrections.ipynb #a9326d87
 import os
 import re
 import shutil
@@ -27,7 +27,7 @@ from .label_files import label_text
 
 _all_ = ['DECISIONS', 'Decision'] # nbdev: part of this module too
 
-# %% ../../nbs/api/data.corrections.ipynb #5d307c1f
+# %% ../../nbs/api/data.corrections.ipynb #e7dae1b3
 _WAIT = 30 # seconds to wait for another process that writes a row
 
 class Corrections:
@@ -104,7 +104,7 @@ class Corrections:
         last = {self.name(d.file): d for d in self.read() if d.file}
         return {name: d for name, d in last.items() if d.decision != 'undo'}
 
-# %% ../../nbs/api/data.corrections.ipynb #9e717717
+# %% ../../nbs/api/data.corrections.ipynb #a2be1d2a
 def _renames(rows):
     "Return the pairs of old and new class that count, in the order of their rows."
     last: dict = {}
@@ -119,7 +119,7 @@ def _renamed(label, renames):
     for old, new in renames: label = new if label == old else label
     return label
 
-# %% ../../nbs/api/data.corrections.ipynb #931cec63
+# %% ../../nbs/api/data.corrections.ipynb #93a574a0
 def _resolve(given, rows, renames):
     "Return the last of the decisions `rows` about an image with the label `given`, and whether it was made about that label."
     seen, fits = {given, _renamed(given, renames)}, True
@@ -128,7 +128,7 @@ def _resolve(given, rows, renames):
         if fits and d.decision == 'relabel': seen |= {d.label, _renamed(d.label, renames)} # it may be corrected once more
     return rows[-1], fits
 
-# %% ../../nbs/api/data.corrections.ipynb #77144e8a
+# %% ../../nbs/api/data.corrections.ipynb #81490312
 @dataclass(frozen=True)
 class CorrectionCounts:
     "What a file of corrections has changed in a labelled table."
@@ -139,7 +139,7 @@ class CorrectionCounts:
     conflicts: list # pairs (file, why): decisions that were not applied
     not_found: list # files with a decision that are not in the table
     sha256: str # hash of the file of corrections, as it was read
-    before: pd.DataFrame = field(repr=False, compare=False) # columns `file`, `label`: the table without corrections
+    changes: pd.DataFrame = field(repr=False, compare=False) # columns `file`, `given_label`, `label`; '' for an excluded image
 
     def __str__(self):
         counts = (self.relabeled, 'label', 'corrected'), (self.excluded, 'image', 'excluded'), (self.kept, 'label', 'confirmed')
@@ -196,11 +196,15 @@ def _applied(table, log, rows, digest):
         else: kept += 1
     new = {l: _renamed(l, renames) for l in dict.fromkeys(labels)}
     not_found = sorted(name for name in by_name.keys() - set(names) if by_name[name][-1].decision != 'undo')
+    labels = [new[l] for l in labels]
+    now = ['' if out else l for l, out in zip(labels, excluded)]
+    changes = pd.DataFrame(dict(file=table.file.to_numpy(), given_label=given, label=now))
+    changes = changes[changes.label != changes.given_label].reset_index(drop=True)
     counts = CorrectionCounts(relabeled, int(excluded.sum()), kept, {old: l for old, l in new.items() if old != l}, conflicts,
-                              not_found, digest, table[['file', 'label']])
-    return table.assign(label=[new[l] for l in labels])[~excluded].reset_index(drop=True), counts
+                              not_found, digest, changes)
+    return table.assign(label=labels)[~excluded].reset_index(drop=True), counts
 
-# %% ../../nbs/api/data.corrections.ipynb #ce072663
+# %% ../../nbs/api/data.corrections.ipynb #349daad2
 _UNSAFE = re.compile(r'[<>:"/\\|?*%\x00-\x1f\x7f]|^\.|[. ]$|^(?=__MACOSX$)_|^(?:con|prn|aux|nul|com\d|lpt\d)(?=$|\.)', re.I)
 
 def _folder_name(label):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'main', 'program', 'sample', 'check', 'train', 'find_lr', 'predict', 'evaluate', 'report', 'compare', 'suggest',
-           'export', 'scale', 'push', 'demo', 'cache']
+           'export', 'scale', 'push', 'review', 'demo', 'cache']
 
 # %% ../nbs/api/cli.ipynb #58063070
 import sys
@@ -315,6 +315,43 @@ def push(
     stage('loading huggingface_hub')
     from pet_classifier.deploy.hub import push_to_hub
     say(push_to_hub(bundle, repo, private=not public))
+
+# %% ../nbs/api/cli.ipynb #e9a3525d
+@app.command()
+def review(
+    data: Annotated[str, typer.Argument(metavar='DATA|RUN', help='Images as in train, labeled or not; or the folder of a run.')],
+    corrections: Annotated[Path|None, typer.Option(metavar='FILE', help='File to which decisions are appended. Default: '
+                                                   'corrections.csv, in RUN or in the current folder.')] = None,
+    classes: Annotated[str|None, typer.Option(metavar='A,B,C', help='DATA is a folder of unlabeled images; names of its '
+                                              'classes.')] = None,
+    apply: Annotated[Path|None, typer.Option(metavar='DIR', help='Copy the images to DIR, a folder per class, corrected; serve '
+                                             'no page.')] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help='Port to listen on.')] = 7861,
+    pattern: Pattern = None, file_col: FileCol = None, label_col: LabelCol = None, root: Root = None,
+):
+    "Review and correct labels on a local web page, until Ctrl-C."
+    names = tuple(dict.fromkeys(c.strip() for c in classes.split(',') if c.strip())) if classes else ()
+    how = given(pattern=pattern, file_col=file_col, label_col=label_col, root=root)
+    stage(_LOADING)
+    import numpy as np
+
+    from pet_classifier.data.corrections import Corrections
+    from pet_classifier.review.page import review_server
+    from pet_classifier.review.session import ReviewSession, copy_reviewed
+    from pet_classifier.review.source import default_corrections, open_data, training_commands
+    opened = open_data(data, names, say=stage, **how)
+    for text in opened.notes: note(f'note: {text}')
+    file = Corrections(corrections or default_corrections(data), opened.root)
+    if apply:
+        say(copy_reviewed(opened, file, apply))
+        return
+    unlabeled = int(np.sum(opened.labels == ''))
+    note(f'{len(opened.files):,} images, {unlabeled:,} of them unlabeled, {len(opened.broken):,} files that cannot be opened')
+    note(f'decisions are appended to {file.path}')
+    options = [w for k, v in given(classes=classes, **how).items() for w in (f'--{k.replace("_", "-")}', str(v))]
+    server, address = review_server(ReviewSession(opened, file, names), port, training_commands(opened, file.path, tuple(options)))
+    say(address)
+    server.run()
 
 # %% ../nbs/api/cli.ipynb #58513afd
 @app.command()

@@ -65,7 +65,7 @@ class ImageCache:
         return data
 
 # %% ../../nbs/api/review.page.ipynb #rvfbd3f6
-_POLICY = ("default-src 'none'; script-src 'nonce-{0}'; style-src 'nonce-{0}'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
+_POLICY = ("default-src 'none'; script-src 'nonce-{0}'; style-src 'nonce-{0}'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; "
            "form-action 'none'; frame-ancestors 'none'")
 
 def _values(json, **types):

@@ -225,7 +225,7 @@ def copy_corrected(
     out, # the folder to write, new or empty
 ) -> dict: # label -> name of its folder
     "Copy the images of `table` to `out/LABEL/NAME`; if that fails, nothing is left behind."
-    out, used = Path(os.path.abspath(Path(out).expanduser())), defaultdict(set)
+    out, used = Path(os.path.abspath(Path(out).expanduser())), {l: set[str]() for l in table.label}
     if not len(table): raise ValueError('there is no image to copy')
     if n := sum(not label_text(l).strip() for l in table.label): raise ValueError(f'{n} of {len(table)} images have no label')
     if out.is_dir() and any(out.iterdir()): raise FileExistsError(f"'{printable(out)}' is not empty; choose a new folder")

@@ -20,7 +20,7 @@ from .model.pretrained import pretrained_features
 
 # %% ../nbs/api/check.ipynb #cb0cfab2
 COLUMNS = ['kind', 'file', 'problem'] # columns of the report
-ATTENTION = ['broken', 'missing', 'name', 'label', 'class', 'twice', 'duplicate'] # kinds that need attention
+ATTENTION = ['broken', 'missing', 'name', 'label', 'class', 'twice', 'correction', 'duplicate'] # kinds that need attention
 KINDS = [*ATTENTION, 'label issue', 'format', 'left out', 'count'] # all kinds, in the order of the report
 
 def _rows(kind, pairs): return pd.DataFrame([(kind, str(f), p) for f, p in pairs], columns=COLUMNS)
@@ -133,7 +133,7 @@ def check_data(
     quick:bool|None=None, # skip label issues and cropped copies, which need features? None: only above 2,000 images
     say=print, # called with a line of text for the user
     stage=print, # called with a line of text before a slow step
-    **how, # as `labelled_images` takes it: `file_col`, `label_col`, `root`
+    **how, # as `labelled_images` takes it: `file_col`, `label_col`, `root`, `corrections`
 ) -> tuple: # (report, summary in one line)
     "Read the labels of `data`, open every image, and return all findings"
     found = read_labels(data, pattern, say, stage, strict=False, **how)

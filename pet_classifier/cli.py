@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'main', 'program', 'sample', 'check', 'train', 'find_lr', 'predict', 'evaluate', 'report', 'compare', 'suggest',
-           'export', 'scale', 'push', 'demo', 'web', 'cache']
+           'export', 'scale', 'push', 'review', 'demo', 'web', 'cache']
 
 # %% ../nbs/api/cli.ipynb #58063070
 import sys
@@ -16,6 +16,7 @@ import typer
 from .core.console import file_to_write, note, print_table, say, stage
 from pet_classifier.options import (
                                     Arch,
+                                    CorrectionsFile,
                                     Data,
                                     Debug,
                                     Device,
@@ -75,6 +76,7 @@ def sample(
 def check(
     data: Data,
     pattern: Pattern = None, file_col: FileCol = None, label_col: LabelCol = None, root: Root = None,
+    corrections: CorrectionsFile = None,
     out: Annotated[Path|None, typer.Option(metavar='FILE', help='Write all rows to FILE, .csv or .json.')] = None,
     quick: Quick = None,
 ):
@@ -82,7 +84,8 @@ def check(
     if out: file_to_write(out, '.csv', '.json')
     stage(_LOADING)
     from pet_classifier.check import check_data, cut_report, needs_attention, write_check
-    report, summary = check_data(data, pattern, quick, note, stage, **given(file_col=file_col, label_col=label_col, root=root))
+    report, summary = check_data(data, pattern, quick, note, stage, **given(file_col=file_col, label_col=label_col, root=root,
+                                                                             corrections=corrections))
     note(summary)
     if out: write_check(report, out)
     print_table(cut_report(report))
@@ -96,6 +99,7 @@ def train(
     out: Annotated[Path, typer.Option(help='Folder of the run, new or empty.')],
     arch: Arch = 'efficientnet_lite0', size: Size = None, seed: Seed = 2, weights: Weights = 'imagenet', device: Device = None,
     pattern: Pattern = None, file_col: FileCol = None, label_col: LabelCol = None, root: Root = None,
+    corrections: CorrectionsFile = None,
     split: Annotated[str|None, typer.Option(metavar='FILE', help='Use this split.csv, or the official split.')] = None,
     valid_pct: Annotated[float|None, typer.Option(help='Validation fraction; disables cross-validation.')] = None,
     head_epochs: Annotated[int|None, typer.Option(min=1, help='Train the head by SGD. Default: in closed form.')] = None,
@@ -119,7 +123,7 @@ def train(
     train_run(data, out, arch, size=sizes, pattern=pattern, split=split, valid_pct=valid_pct, seed=seed, head_epochs=head_epochs,
               epochs=epochs, folds=folds, refit=refit, test=test, group_pattern=group_pattern, group_seconds=group_seconds,
               lr=rates, weights=weights, resume=resume, device=device, say=say,
-              **given(balance=balance or None, file_col=file_col, label_col=label_col, root=root))
+              **given(balance=balance or None, file_col=file_col, label_col=label_col, root=root, corrections=corrections))
     for name, path in dict(report='report.html', figures='figures', model='model').items(): say(f'{name+":":9}{out/path}')
 
 @app.command()
@@ -175,13 +179,15 @@ def predict(
 def evaluate(
     bundle: ModelFolder, data: Data,
     pattern: Pattern = None, file_col: FileCol = None, label_col: LabelCol = None, root: Root = None,
+    corrections: CorrectionsFile = None,
 ):
     "Report the error rate on labeled images that the model was not trained on, and one row per class."
     stage(_LOADING)
     from pet_classifier.check import evaluation_lines, read_labels
     from pet_classifier.deploy.predictor import Predictor
     predictor = Predictor(bundle)
-    found = read_labels(data, pattern, note, stage, min_classes=1, **given(file_col=file_col, label_col=label_col, root=root))
+    found = read_labels(data, pattern, note, stage, min_classes=1, **given(file_col=file_col, label_col=label_col, root=root,
+                                                                            corrections=corrections))
     _left_out(found.skipped)
     stage(f'classifying {len(found.table):,} images')
     interp = predictor.evaluate(found.table)
@@ -213,6 +219,7 @@ def compare(
     download: Annotated[bool, typer.Option('--download', help='Add a short list of timm backbones, and download them.')] = False,
     out: Annotated[Path|None, typer.Option(metavar='FILE.csv', help='Write the table to FILE.csv, a plot to FILE.png.')] = None,
     pattern: Pattern = None, file_col: FileCol = None, label_col: LabelCol = None, root: Root = None,
+    corrections: CorrectionsFile = None,
 ):
     "Compare pretrained backbones by cross-validated error, time, size and licence; exit code 1 if an image could not be read."
     sizes = parse_sizes(size)
@@ -223,7 +230,8 @@ def compare(
     from pet_classifier.data.images import listed
     from pet_classifier.runs.figures import save_figure
     from pet_classifier.training.comparison import SHORT_LIST, compare_backbones, local_backbones, plot_comparison, recommendation
-    found = read_labels(data, pattern, note, stage, **given(file_col=file_col, label_col=label_col, root=root))
+    found = read_labels(data, pattern, note, stage, **given(file_col=file_col, label_col=label_col, root=root,
+                                                            corrections=corrections))
     archs = [a.strip() for a in arch.split(',')] if arch else local_backbones()
     result = compare_backbones(found.table, archs + list(SHORT_LIST)*download, sizes, folds, seed, say=stage)
     if out:
@@ -307,6 +315,43 @@ def push(
     stage('loading huggingface_hub')
     from pet_classifier.deploy.hub import push_to_hub
     say(push_to_hub(bundle, repo, private=not public))
+
+# %% ../nbs/api/cli.ipynb #e9a3525d
+@app.command()
+def review(
+    data: Annotated[str, typer.Argument(metavar='DATA|RUN', help='Images as in train, labeled or not; or the folder of a run.')],
+    corrections: Annotated[Path|None, typer.Option(metavar='FILE', help='File to which decisions are appended. Default: '
+                                                   'corrections.csv, in RUN or in the current folder.')] = None,
+    classes: Annotated[str|None, typer.Option(metavar='A,B,C', help='DATA is a folder of unlabeled images; names of its '
+                                              'classes.')] = None,
+    apply: Annotated[Path|None, typer.Option(metavar='DIR', help='Copy the images to DIR, a folder per class, corrected; serve '
+                                             'no page.')] = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help='Port to listen on.')] = 7861,
+    pattern: Pattern = None, file_col: FileCol = None, label_col: LabelCol = None, root: Root = None,
+):
+    "Review and correct labels on a local web page, until Ctrl-C."
+    names = tuple(dict.fromkeys(c.strip() for c in classes.split(',') if c.strip())) if classes else ()
+    how = given(pattern=pattern, file_col=file_col, label_col=label_col, root=root)
+    stage(_LOADING)
+    import numpy as np
+
+    from pet_classifier.data.corrections import Corrections
+    from pet_classifier.review.page import review_server
+    from pet_classifier.review.session import ReviewSession, copy_reviewed
+    from pet_classifier.review.source import default_corrections, open_data, training_commands
+    opened = open_data(data, names, say=stage, **how)
+    for text in opened.notes: note(f'note: {text}')
+    file = Corrections(corrections or default_corrections(data), opened.root)
+    if apply:
+        say(copy_reviewed(opened, file, apply))
+        return
+    unlabeled = int(np.sum(opened.labels == ''))
+    note(f'{len(opened.files):,} images, {unlabeled:,} of them unlabeled, {len(opened.broken):,} files that cannot be opened')
+    note(f'decisions are appended to {file.path}')
+    options = [w for k, v in given(classes=classes, **how).items() for w in (f'--{k.replace("_", "-")}', str(v))]
+    server, address = review_server(ReviewSession(opened, file, names), port, training_commands(opened, file.path, tuple(options)))
+    say(address)
+    server.run()
 
 # %% ../nbs/api/cli.ipynb #58513afd
 @app.command()

@@ -118,6 +118,7 @@ def _facts(m):
                 kept='head only: fine-tuning did not lower the error' if m['stage'] == 'head' and m['epochs'] else m['stage'],
                 seed=m['seed'], **{'left out': f"{m['left_out']} broken files" if m['left_out'] else 'nothing'},
                 took=f"{m['seconds']:.0f} s", made=_when(m))
+    if m.get('corrections'): rows['corrections'] = m['corrections']
     if m.get('test_error') is not None:
         rows['test set'] = f"{m['test_error']:.1%} of {m['test_n']} images ({m['test_low']:.1%} to {m['test_high']:.1%})"
     return list(rows.items())

@@ -161,7 +161,8 @@ def _run(known, out, asked, device, resume, facts, noted, say):
             features = run_features(known.table, config, device)
             known, features = deal(known, features, config, config.epochs, say)
             learn = _learner(known, features, out, config, device, say)
-            if not known.noted: note_run(out, asked, known.everything(), known.root, config.epochs)
+            if not known.noted: note_run(out, asked, known.everything(), known.root, config.epochs,
+                                         known.corrections)
             write_duplicates(out, known.table, known.pairs, known.root, say)
             stage, suggested, estimate = _estimated(learn, known, features, out, config, resume, say)
             write_label_issues(out, known.table, features, estimate.issues, known.root, say)
@@ -202,10 +203,11 @@ def train_run(
     folds:int=5, # of cross-validation
     group_pattern:str|None=None, # regular expression for file names; images with the same first group stay on one side of a split
     group_seconds:float|None=None, # photos taken no more than this apart stay on one side of a split; None: time is ignored
+    corrections=None, # corrections file to apply to `data`, as in `apply_corrections`; a separate test set stays as it is
 ) -> dict: # content of metrics.json
     "Train a classifier on the images in `data`; write split, metrics, figures, report and model to `out`"
     config = RunConfig(arch, size, pattern, file_col, label_col, root, split, valid_pct, seed, head_epochs, epochs, lr, weights,
-                       balance, test, refit, folds, group_pattern, group_seconds)
+                       balance, test, refit, folds, group_pattern, group_seconds, corrections)
     noted, started, out = dict(command=config.command(data, out)), time.perf_counter(), absolute(out)
     check_apart(out, data)
     check_out(out, resume)
@@ -216,6 +218,8 @@ def train_run(
     if begun and is_finished(out): return _left_as_it_is(out, say)
     known = run_data(data, out, config, begun, say)
     facts = dict(data='drawn sample' if data == 'sample' else Path(data).resolve().name, data_licence=data_licence(data))
+    if known.corrections:
+        facts['corrections'], noted['correction_counts'] = str(known.corrections), known.corrections.facts()
     with as_it_was(out), folder_lock(out, f"the run in '{out}'"):
         check_out(out, resume) # again, now under the lock: another process may have started a run
         if resume and not begun and (out/BEGUN).is_file():

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from pet_classifier.check import labelled_images
 from pet_classifier.cli import main
+from pet_classifier.data.corrections import Corrections
 from pet_classifier.options import parse_lr, parse_sizes
 
 COMMANDS = ['sample', 'check', 'train', 'find-lr', 'predict', 'evaluate', 'report', 'compare', 'suggest', 'export', 'scale',
@@ -351,3 +352,45 @@ def test_suggest_prints_or_writes_n_rows_and_names_what_is_broken(cli, bundle, t
     assert code == 1 and not out and len(pd.read_csv(tmp_path/'next.csv')) == 3 and '1 of 19 images cannot be read' in err
     (tmp_path/'empty').mkdir()
     assert cli('suggest', bundle, tmp_path/'empty')[0] == 2
+
+
+@pytest.fixture
+def corrections(tiny_folder, tmp_path):
+    log = Corrections(tmp_path/'corrections.csv', tiny_folder)
+    log.append('red_0.jpg', 'red', 'relabel', 'green')
+    log.append('red_1.jpg', 'red', 'exclude')
+    return log
+
+
+def test_evaluate_check_and_compare_apply_corrections(cli, bundle, tiny_folder, corrections, capsys, monkeypatch):
+    monkeypatch.setattr('pet_classifier.training.comparison.compare_backbones',
+                        lambda table, *args, **kwargs: pd.DataFrame(dict(n=[len(table)], red=[(table.label == 'red').sum()])))
+    monkeypatch.setattr('pet_classifier.training.comparison.recommendation', lambda result: 'none')
+    code, out, err = cli('evaluate', bundle, tiny_folder, '--corrections', corrections.path)
+    assert code == 0 and 'on 17 images' in err
+    code, out, _ = cli('compare', tiny_folder, '--arch', 'a', '--corrections', corrections.path)
+    assert code == 0 and rows(out).iloc[0].tolist() == [17, 4]
+    code, out, _ = cli('check', tiny_folder, '--quick', '--corrections', corrections.path)
+    assert code == 0 and {'red: 4 images', 'green: 7 images'} <= {*rows(out).problem}
+    main(['evaluate', str(bundle), str(tiny_folder), '--corrections', str(corrections.path)])
+    assert "note: 'corrections.csv': 1 label corrected, 1 image excluded" in capsys.readouterr().err
+
+
+def test_check_reports_stale_corrections(cli, tiny_folder, corrections):
+    corrections.append('gone.jpg', 'red', 'keep')
+    code, out, _ = cli('check', tiny_folder, '--quick', '--corrections', corrections.path)
+    assert code == 1 and ('correction', 'gone.jpg') in set(zip(rows(out).kind, rows(out).file))
+
+
+def test_train_hands_corrections_on(cli, tiny_folder, tmp_path, monkeypatch):
+    given = {}
+    monkeypatch.setattr('pet_classifier.run.train_run', lambda *args, **kwargs: given.update(kwargs))
+    assert cli('train', tiny_folder, '--out', tmp_path/'run', '--corrections', 'c.csv')[0] == 0
+    assert str(given['corrections']) == 'c.csv'
+
+
+@pytest.mark.parametrize('file, said', [('nowhere.csv', 'no file of corrections'), ('l.csv', 'is not a file of corrections')])
+def test_corrections_that_are_none_are_exit_code_2(cli, bundle, tiny_folder, tmp_path, file, said):
+    (tmp_path/'l.csv').write_text('file,label\na.jpg,cat\n')
+    code, _, err = cli('evaluate', bundle, tiny_folder, '--corrections', tmp_path/file)
+    assert code == 2 and said in err

@@ -14,6 +14,7 @@ from fastai.learner import Learner
 from PIL import Image
 from safetensors.torch import load_file
 
+from pet_classifier.data.corrections import Corrections
 from pet_classifier.data.images import ImageProblem
 from pet_classifier.data.labels import label_by_name
 from pet_classifier.data.splits import load_split, random_split, save_split
@@ -23,7 +24,7 @@ from pet_classifier.evaluation.interpretation import load_predictions
 from pet_classifier.model.features import fingerprint
 from pet_classifier.report import write_report
 from pet_classifier.run import check_out, labelled_table, train_run, train_stages
-from pet_classifier.runs.config import RunConfig
+from pet_classifier.runs.config import RunConfig, content_hash
 from pet_classifier.runs.dealing import image_size, run_features
 from pet_classifier.runs.figures import not_fatal, save_figures
 from pet_classifier.training.fine_tuning import better, fine_tune, load_stage
@@ -515,3 +516,64 @@ def test_the_loser_of_a_race_leaves_the_winners_files(crossed, tmp_path, monkeyp
     monkeypatch.setattr('pet_classifier.run.folder_lock', other_is_quicker)
     with pytest.raises(BlockingIOError): crossed()
     assert sorted(f.name for f in out.iterdir()) == ['.lock', 'run.json']
+
+
+# corrections
+
+@pytest.fixture
+def corrections(photos, tmp_path):
+    "Decisions about `photos`: the six wrong labels corrected, one to a new class, and an image excluded"
+    log, labels = Corrections(tmp_path/'corrections.csv', photos), ['red', 'green', 'blue']
+    for n, label in enumerate(labels):
+        for i in (8, 9): log.append(f'{label}_{i}.png', label, 'relabel', labels[n-1])
+    log.append('red_10.png', 'red', 'exclude', reason='a copy')
+    log.append('red_0.png', 'red', 'keep')
+    return log.path
+
+
+def test_corrected_labels_are_trained_on_and_counted_everywhere(crossed, photos, corrections):
+    before = crossed()[1]
+    out, metrics, said = crossed(out=corrections.parent/'corrected', corrections=corrections)
+    counts = '6 labels corrected, 1 image excluded, 1 label confirmed'
+    assert metrics['corrections'] == counts and metrics['train'] == 30 and f"'corrections.csv': {counts}" in said
+    assert metrics['error_rate'] < before['error_rate']
+    split = pd.read_csv(out/'split.csv').set_index('file').label
+    assert split['red_8.png'] == 'blue' and 'red_10.png' not in split
+    run = json.loads((out/'run.json').read_text())
+    assert run['corrections'].items() >= dict(file=str(corrections), relabeled=6, excluded=1, kept=1, conflicts=0).items()
+    assert run['options']['--corrections'] == f"a file with the SHA-256 {run['corrections']['sha256']}"
+    assert metrics['correction_counts']['excluded'] == 1 and f'--corrections {corrections}' in metrics['command']
+    assert all(counts in (out/page).read_text() for page in ('report.html', 'model/README.md'))
+    assert 'corrections' not in before
+
+
+def test_a_split_of_before_the_corrections_is_used_again(crossed, corrections, tmp_path):
+    before = crossed()[0]/'split.csv'
+    out, metrics, _ = crossed(out=tmp_path/'corrected', corrections=corrections, split=before)
+    then, now = (pd.read_csv(f).set_index('file') for f in (before, out/'split.csv'))
+    assert set(then.index) - set(now.index) == {'red_10.png'} and (then.fold[now.index] == now.fold).all()
+
+
+def test_a_run_is_not_resumed_with_other_corrections(crossed, corrections, photos, monkeypatch):
+    def killed(*args, **kwargs): raise KeyboardInterrupt
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr('pet_classifier.run.cross_validated_estimate', killed)
+        crossed(corrections=corrections)
+    Corrections(corrections, photos).append('red_1.png', 'red', 'keep')
+    with pytest.raises(ValueError, match='started with --corrections a file with the SHA-256'):
+        crossed(corrections=corrections, resume=True)
+    with pytest.raises(ValueError, match='cannot be resumed with no --corrections'): crossed(resume=True)
+    corrections.write_text(''.join(corrections.read_text().splitlines(keepends=True)[:-1]))
+    assert crossed(corrections=corrections, resume=True)[1]['correction_counts']['relabeled'] == 6
+
+
+def test_decisions_made_during_training_do_not_count(crossed, corrections, photos, monkeypatch):
+    from pet_classifier.run import deal
+    def review(*args):
+        Corrections(corrections, photos).append('red_1.png', 'red', 'exclude')
+        return deal(*args)
+    monkeypatch.setattr('pet_classifier.run.deal', review)
+    digest = content_hash(corrections)
+    out, metrics, _ = crossed(corrections=corrections)
+    assert digest in json.loads((out/'run.json').read_text())['options']['--corrections']
+    assert metrics['correction_counts']['sha256'] == digest

@@ -11,6 +11,7 @@ from collections import Counter
 import pandas as pd
 
 from ..core.files import printable
+from .decisions import is_decisions
 from .findings import image_rows
 from .images import SUFFIXES, check_images, listed
 from .labels import match_pattern
@@ -76,7 +77,8 @@ def _note_layout(path, layout, rows, found):
     if layout.deeper:
         found.notes.append(f'the classes are {listed(sorted(set(rows.label.dropna())), 4)}; folders in them, such as '
                            f"{listed(layout.deeper, 2)}, belong to them ({_INNERMOST} makes the innermost folders the classes)")
-    if tables := [f for f in found.skipped if f.parent == path and f.suffix.lower() in ('.csv', '.tsv', '.parquet')]:
+    if tables := [f for f in found.skipped if f.parent == path and f.suffix.lower() in ('.csv', '.tsv', '.parquet')
+              and not is_decisions(f)]:
         found.notes.append(f'{listed(tables, 4)} is not read; give it as DATA to read labels from it')
 
 # %% ../../nbs/api/data.from_folder.ipynb #25b20d31

@@ -14,6 +14,7 @@ import pandas as pd
 
 from ..core.files import printable
 from ..core.keywords import refuse_unknown
+from .corrections import CorrectionCounts, apply_corrections
 from .datasets import DATASETS, absolute_path, dataset
 from .findings import Findings
 from .from_file import from_file, from_metadata, metadata_files
@@ -30,7 +31,8 @@ class LabelledImages(NamedTuple):
     notes: list # one-line texts: how the data were interpreted, and how to change that
     root: Path # the folder of the images, or that paths in a label file are relative to
     test: pd.DataFrame # columns `file`, `label`: a test set, not used for training or model selection; often empty
-    problems: pd.DataFrame # columns `kind`, `file`, `problem`: broken, name, label, class, missing, twice
+    problems: pd.DataFrame # columns `kind`, `file`, `problem`: broken, name, label, class, missing, twice, correction
+    corrections: CorrectionCounts|None = None # what a corrections file has changed
 
 # %% ../../nbs/api/data.sources.ipynb #f115fe9c
 def _similar_labels(labels):
@@ -49,24 +51,33 @@ def _escape_labels(rows, found):
         if l != s: found.notes.append(f"a label contains unprintable characters; it is written '{s}'")
     return rows.assign(label=rows.label.map(shown))
 
-def _check_labels(rows, found):
-    "Return the labelled ones of `rows`, with printable labels; report empty and similar labels."
+def _correct(rows, corrections, root, found):
+    "Return `rows` with the decisions in the file `corrections` applied, and the `CorrectionCounts`; report those that are stale."
+    if corrections is None: return rows, None
+    rows, counts = apply_corrections(rows, corrections, root)
+    found.notes += [f"'{Path(corrections).name}': {note}" for note in counts.notes()]
+    for file, why in counts.conflicts: found.add('correction', [file], f'not applied: {why}')
+    found.add('correction', counts.not_found, 'a correction of an image that is not in the data')
+    return _escape_labels(rows, found), counts
+
+def _check_labels(rows, corrections, root, found):
+    "Return the labelled ones of `rows`, corrected, with printable labels, and counts; report empty and similar labels."
     rows = rows[rows.label.notna()]
     empty = rows.label.str.strip() == ''
     if unlabelled := rows.file[empty].tolist(): found.refuse('label', unlabelled, 'it has no label', ValueError(
         f'{len(unlabelled)} of {len(rows)} images have no label: {listed(unlabelled)}; add labels, or leave these images out'))
-    rows = _escape_labels(rows[~empty], found)
+    rows, counts = _correct(_escape_labels(rows[~empty], found), corrections, root, found)
     for group, what in _similar_labels(set(rows.label)):
         names = listed(map(repr, group))
         found.notes.append(f'{names} are {len(group)} classes that differ only by {what}; rename them if they are the same')
         found.add('label', [''], f'{names} differ only by {what}')
-    return rows
+    return rows, counts
 
 # %% ../../nbs/api/data.sources.ipynb #bc33303b
-def _check_files(rows, found, min_classes, say):
+def _check_files(rows, found, min_classes, say, check):
     "Return `rows` without broken images; report classes that have no image left."
-    say(f'checking {len(rows)} images')
-    broken = check_images(rows.file)
+    if check: say(f'checking {len(rows)} images')
+    broken = check_images(rows.file if check else [])
     found.broken += list(broken.itertuples(index=False, name=None))
     good = rows[~rows.file.isin(set(broken.file))]
     for label in sorted(set(rows.label) - set(good.label)):
@@ -78,14 +89,14 @@ def _check_files(rows, found, min_classes, say):
         f'{len(good)} images and one label, {labels[0]!r}; a classifier needs at least two classes'))
     return good
 
-def _result(rows, root, found):
-    "Return the `LabelledImages` of `rows` and `found`."
+def _result(rows, root, found, counts):
+    "Return the `LabelledImages` of `rows`, `found` and the `CorrectionCounts`."
     table, test = (rows[m].drop(columns='part').reset_index(drop=True) for m in (rows.part != 'test', rows.part == 'test'))
     parts = rows.part[rows.part != 'test']
     if (parts == 'valid').any(): table['is_valid'] = (parts == 'valid').to_numpy(bool)
     broken = pd.DataFrame(found.broken, columns=['file', 'problem'])
     problems = pd.DataFrame([('broken', *b) for b in found.broken] + found.rows, columns=['kind', 'file', 'problem'])
-    return LabelledImages(table, broken, found.skipped, found.notes, root, test, problems)
+    return LabelledImages(table, broken, found.skipped, found.notes, root, test, problems, counts)
 
 def _read(data, pattern, file_col, label_col, root, found):
     "Return the images of `data` with labels, not checked yet, and the folder they are in."
@@ -115,11 +126,13 @@ def labelled_images(
     label_col:str|None=None, # column of the labels in a label file; None: detected
     root=None, # the folder that paths in a label file are relative to; None: that of the file
     min_classes:int=2, # smallest number of classes; 1 is enough for evaluation
+    corrections=None, # corrections file to apply, as in `apply_corrections`; its paths are relative to the folder, or to `root`
     strict:bool=True, # raise an error at the first problem? Otherwise collect all of them
+    check:bool=True, # open every image? Otherwise broken ones stay in the table
     say=lambda text: None, # called with a line of text before a step that takes long
 ) -> LabelledImages: # a named tuple; its first two fields are the table and the broken images
     "Return the labelled table of `data`, with what was left out and how it was interpreted"
     found = Findings(strict)
     rows, root = _read(data, pattern, file_col, label_col, root, found)
-    rows = _check_files(_check_labels(rows, found), found, min_classes, say)
-    return _result(rows, root, found)
+    rows, counts = _check_labels(rows, corrections, root, found)
+    return _result(_check_files(rows, found, min_classes, say, check), root, found, counts)

@@ -120,21 +120,35 @@ def _part(column, values, file):
     except ValueError as e:
         raise ValueError(f"'{Path(file).name}' has a value that is not a number in the column {column} ({e})") from e
 
+def _changed(table, root, changes, saved):
+    "Return the root of the paths `saved` in a split, and the rows of `changes` below it by name."
+    if changes is None or not len(changes): return root, {}
+    if root is None and not set(_names(table, None)) & set(saved): # images in other folders may be excluded now
+        root = os.path.commonpath([Path(f).parent for f in [*table.file, *changes.file]])
+    root = os.path.commonpath([Path(f).parent for f in table.file]) if root is None else root
+    inside = changes[[Path(f).is_relative_to(root) for f in changes.file]]
+    return root, dict(zip(_names(inside, root), inside.itertuples()))
+
 def load_split(
     table:pd.DataFrame, # columns `file`, `label`
     file, # a CSV that `save_split` wrote
     root=None, # as in `save_split`
     keep_test:bool=False, # keep the images of a test set, marked in the column `test`? They are left out otherwise
+    changes:pd.DataFrame|None=None, # what corrections have changed in `table` since, as in `CorrectionCounts`
 ) -> pd.DataFrame: # `table` with the column `is_valid`, and those of `PARTS` that `file` has
     "Return `table` with the split saved in `file`, which must list the same images with the same labels"
     saved = pd.read_csv(file, dtype=str, keep_default_na=False, encoding='utf-8', encoding_errors='surrogateescape')
     if missing := [c for c in ('file', 'label', 'is_valid') if c not in saved]:
         raise ValueError(f"'{Path(file).name}' is not a split: it has no column {listed(missing)}, only {listed(saved.columns)}")
+    root, changed = _changed(table, root, changes, saved.file)
+    excluded, before = {n for n, c in changed.items() if not c.label}, {n: c.given_label for n, c in changed.items()}
     by_name, names = dict(zip(saved.file, zip(saved.label, valid_flags(saved.is_valid)))), _names(table, root)
     parts = {c: dict(zip(saved.file, _part(c, saved[c], file))) for c in PARTS if c in saved}
-    wrong = {'only in the split': sorted(set(by_name) - set(names)), 'only in the table': sorted(set(names) - set(by_name)),
+    wrong = {'only in the split': sorted(set(by_name) - set(names) - excluded),
+             'only in the table': sorted(set(names) - set(by_name)),
              'listed twice': sorted(set(saved.file[saved.file.duplicated()])),
-             'with another label': [n for n, l in zip(names, table.label) if n in by_name and by_name[n][0] != l]}
+             'with another label': [n for n, l in zip(names, table.label)
+                                    if n in by_name and by_name[n][0] not in (l, before.get(n))]}
     if any(wrong.values()):
         raise ValueError(f"'{Path(file).name}' is not the split of these images: " +
                          '; '.join(f'{len(v)} {k}: {listed(v)}' for k, v in wrong.items() if v))

@@ -38,6 +38,7 @@ class RunConfig:
     folds: int = 5
     group_pattern: str|None = None
     group_seconds: float|None = None
+    corrections: str|os.PathLike|None = None
 
     def options(self) -> dict: # option -> its value as text, '' for a flag
         "Return the equivalent command-line options"
@@ -68,10 +69,13 @@ def content_hash(
 
 def recorded_options(
     config:RunConfig, # options of a run
+    corrections:str|None=None, # SHA-256 of the corrections file when it was read; None: as it is now
 ) -> dict: # option -> text
     "Return the options of `config`, with a hash of the content for options that name a file"
     res = {k: v for k, v in config.options().items() if k != '--root'} # the images may move
-    for option, value in dict(split=config.split, weights=config.weights).items():
+    known = {config.corrections: corrections}
+    for option in 'split', 'weights', 'corrections':
+        value = getattr(config, option)
         file = Path(value)/'model.safetensors' if value and Path(value).is_dir() else Path(value or '.')
-        if file.is_file(): res[f'--{option}'] = f'a file with the SHA-256 {content_hash(file)}'
+        if file.is_file(): res[f'--{option}'] = f'a file with the SHA-256 {known.get(value) or content_hash(file)}'
     return res

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from ..core.files import printable
+from ..data.corrections import CorrectionCounts
 from ..data.crops import check_sizes
 from ..data.images import ImageProblem, listed
 from ..data.sources import labelled_images
@@ -46,10 +47,11 @@ def split_table(
 def given_split(
     table:pd.DataFrame, # columns `file`, `label`
     split, # as `train_run` takes it
+    changes:pd.DataFrame|None=None, # what corrections have changed in `table`, as in `CorrectionCounts`
 ) -> pd.DataFrame: # with `is_valid`, if there is a split
     "Return `table` with the split that was asked for, or that of its folders, if there is one"
     if split == 'official': return official_split(table)
-    return load_split(table, split, keep_test=True) if split else table
+    return load_split(table, split, keep_test=True, changes=changes) if split else table
 
 def test_share(
     test, # as `train_run` takes it
@@ -84,6 +86,7 @@ class RunData(NamedTuple):
     dealt: bool = False # has it been split?
     drawn: bool = False # was the test set drawn from the images?
     pairs: pd.DataFrame = pd.DataFrame(columns=['file', 'other', 'seen_by']) # near-duplicates, as `duplicate_pairs` returns them
+    corrections: CorrectionCounts|None = None # what a corrections file has changed
 
     def everything(self) -> pd.DataFrame: # columns `file`, `label`, `is_valid`, and those of `PARTS`
         "Return all images, including a test set drawn from them"
@@ -106,7 +109,7 @@ def run_data(
 ) -> RunData: # images and split
     "Return the images of a run with their own split, if any, and report how they were read"
     how = {k: v for k in ('file_col', 'label_col', 'root') if (v := getattr(config, k)) is not None}
-    images = labelled_images(data, config.pattern, **how)
+    images = labelled_images(data, config.pattern, corrections=config.corrections, **how)
     for row in images.broken.itertuples(): say(printable(f'left out: {row.file.name}: {row.problem}'))
     for note in images.notes: say(note)
     if images.skipped: say(f'left out: {len(images.skipped)} files that are hidden or not images: {listed(images.skipped)}')
@@ -114,11 +117,13 @@ def run_data(
     table = recorded_split(out, images.table, root) if resume else None
     noted = table is not None and has_split(out, table, root)
     if table is not None and not noted: say(f"'{out/'split.csv'}' was changed: the run uses the split it recorded")
-    if table is None: table = given_split(images.table, config.split)
+    corrections = images.corrections
+    if table is None: table = given_split(images.table, config.split, corrections and corrections.changes)
     share, test = test_share(config.test), images.test
     if share and len(test): raise ValueError(f'test={share}: DATA has a test set of {len(test)} images; omit this option')
     if config.test is not None and not share: test = labelled_images(config.test, config.pattern, **how)[0]
-    return RunData(table, test, root, images.root or root, len(images.broken), noted).with_test_aside()
+    known = RunData(table, test, root, images.root or root, len(images.broken), noted, corrections=corrections)
+    return known.with_test_aside()
 
 # %% ../../nbs/api/runs.data.ipynb #a87b8282
 def without_lost(

@@ -17,6 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..core.files import is_stale_folder, write_csv, write_json
+from ..data.corrections import CorrectionCounts
 from ..data.images import ImageProblem, listed
 from ..data.splits import PARTS, load_split, save_split
 from .config import RunConfig, content_hash, recorded_options
@@ -150,10 +151,13 @@ def note_run(
     table:pd.DataFrame, # columns `file`, `label`, `is_valid`, optionally those of `PARTS`
     root:Path, # common folder of all images
     epochs:int|None=None, # epochs of fine-tuning; None: not recorded
+    corrections:CorrectionCounts|None=None, # what a corrections file has changed; None: there is none
 ):
     "Write run.json, split.csv and, last, checkpoints/images.csv"
     record = image_record(table, root)
-    write_json(out/BEGUN, dict(format_version=_FORMAT, options=recorded_options(config), epochs=epochs))
+    run = dict(format_version=_FORMAT, options=recorded_options(config, corrections and corrections.sha256), epochs=epochs)
+    if corrections: run['corrections'] = dict(file=str(absolute(config.corrections)), **corrections.facts())
+    write_json(out/BEGUN, run)
     save_split(table, out/'split.csv', root)
     write_csv(out/IMAGES, record)
 

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from pet_classifier.data.corrections import Corrections
 from pet_classifier.data.sources import labelled_images
 from pet_classifier.run import labelled_table, split_table
 
@@ -550,3 +551,63 @@ def test_a_file_that_cannot_be_opened_needs_no_label(tmp_path, draw, pattern):
     (tmp_path/'notes.jpg').write_text('no image')
     found = labelled_images(tmp_path, pattern)
     assert sorted(found.table.label) == ['blue', 'red'] and [f.name for f in found.broken.file] == ['notes.jpg']
+
+
+# corrections
+
+@pytest.fixture
+def corrected(tmp_path):
+    "A folder of five images, and a corrections file beside them"
+    folder = lay(tmp_path, 'cat/1.jpg', 'cat/2.jpg', 'cat/3.jpg', 'dog/1.jpg', 'dog/2.jpg')
+    log = Corrections(tmp_path/'corrections.csv', tmp_path)
+    log.append('cat/1.jpg', 'cat', 'relabel', 'a new class')
+    log.append('dog/1.jpg', 'dog', 'exclude')
+    return folder, log
+
+
+def test_corrections_are_applied_and_counted(corrected):
+    folder, log = corrected
+    found = labelled_images(folder, corrections=log.path)
+    assert labels(found, folder) == {'cat/1.jpg': 'a new class', 'cat/2.jpg': 'cat', 'cat/3.jpg': 'cat', 'dog/2.jpg': 'dog'}
+    assert "'corrections.csv': 1 label corrected, 1 image excluded" in found.notes and not noted(found, 'is not read')
+    assert str(found.corrections) == '1 label corrected, 1 image excluded' and not len(found.problems)
+    assert labelled_images(folder).corrections is None and len(labelled_images(folder).table) == 5
+
+
+def test_corrections_of_a_label_file_and_of_a_test_set(tmp_path):
+    lay(tmp_path/'img', 'train/cat/1.jpg', 'train/dog/1.jpg', 'test/cat/2.jpg')
+    Corrections(tmp_path/'c.csv', tmp_path/'img').append('test/cat/2.jpg', 'cat', 'relabel', 'dog')
+    assert labelled_images(tmp_path/'img', corrections=tmp_path/'c.csv').test.label.tolist() == ['dog']
+    (tmp_path/'l.csv').write_text('file,label\ntrain/cat/1.jpg,cat\ntrain/dog/1.jpg,dog\ntest/cat/2.jpg,cat\n')
+    found = labelled_images(tmp_path/'l.csv', root=tmp_path/'img', corrections=tmp_path/'c.csv')
+    assert found.table.label.tolist() == ['cat', 'dog', 'dog']
+
+
+def test_stale_corrections_are_problems(corrected):
+    folder, log = corrected
+    (folder/'dog'/'1.jpg').unlink()
+    log.append('cat/2.jpg', 'horse', 'relabel', 'dog')
+    found = labelled_images(folder, corrections=log.path)
+    assert [(p.kind, p.file, p.problem) for p in found.problems.itertuples()] == [
+        ('correction', 'cat/2.jpg', 'not applied: labeled cat, but horse when the decision was relabel'),
+        ('correction', 'dog/1.jpg', 'a correction of an image that is not in the data')]
+    assert noted(found, '1 corrections are not applied, because the data have changed', 'cat/2.jpg')
+
+
+def test_corrections_that_leave_one_class(corrected):
+    folder, log = corrected
+    for i in (1, 2, 3): log.append(f'cat/{i}.jpg', 'cat', 'exclude')
+    with pytest.raises(ValueError, match="one label, 'dog'"): labelled_images(folder, corrections=log.path)
+
+
+def test_a_corrected_label_is_printable_and_compared_with_the_others(corrected):
+    folder, log = corrected
+    log.append('cat/1.jpg', 'cat', 'relabel', 'Dog\x1b')
+    log.append('cat/2.jpg', 'cat', 'relabel', 'Dog')
+    found = labelled_images(folder, corrections=log.path)
+    assert set(found.table.label) == {'cat', 'dog', 'Dog', 'Dog\\x1b'} and noted(found, "'Dog', 'dog'", 'differ only by case')
+
+
+def test_a_corrections_file_that_is_none(corrected):
+    folder, _ = corrected
+    with pytest.raises(FileNotFoundError, match='no file of corrections'): labelled_images(folder, corrections=folder/'none.csv')

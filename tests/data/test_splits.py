@@ -210,3 +210,51 @@ def test_the_real_images(tmp_path):
     assert set(counts(split).values()) == {2} and len(counts(split)) == 37
     save_split(split, tmp_path/'split.csv')
     pd.testing.assert_frame_equal(load_split(real, tmp_path/'split.csv'), split)
+
+
+# a split and corrections
+
+def corrected(table, *decisions):
+    "Return `table` after decisions about its rows, and the changes"
+    changes = [(table.file[i], table.label[i], label) for i, label in decisions]
+    now = table.copy()
+    for i, label in decisions: now.loc[i, 'label'] = label
+    changes = pd.DataFrame(changes, columns=['file', 'given_label', 'label'])
+    return now[now.label != ''].drop(columns='is_valid').reset_index(drop=True), changes
+
+
+@pytest.fixture
+def split(tmp_path):
+    "A table of eight images in two folders with a split, and the file of the split"
+    table = pd.DataFrame({'file': [tmp_path/'img'/l/f'{i}.jpg' for l in ('cat', 'dog') for i in range(4)],
+                          'label': ['cat']*4 + ['dog']*4, 'is_valid': [False, False, True, True]*2})
+    return table, save_split(table, tmp_path/'split.csv')
+
+
+def test_a_split_fits_labels_that_were_corrected_since(split):
+    table, file = split
+    now, changes = corrected(table, (0, 'dog'), (6, ''), (5, 'cat and dog'))
+    with pytest.raises(ValueError, match='1 only in the split: dog/2.jpg; 2 with another label'): load_split(now, file)
+    loaded = load_split(now, file, changes=changes)
+    assert loaded.label.tolist() == now.label.tolist() and loaded.is_valid.tolist() == table.is_valid.drop(6).tolist()
+
+
+def test_a_split_fits_where_a_whole_folder_was_excluded(split):
+    table, file = split
+    now, changes = corrected(table, *((i, '') for i in range(4, 8)))
+    assert load_split(now, file, changes=changes).is_valid.tolist() == [False, False, True, True]
+
+
+def test_other_differences_from_a_split_are_still_refused(split):
+    table, file = split
+    now, changes = corrected(table, (0, 'dog'))
+    with pytest.raises(ValueError, match='1 with another label: cat/1.jpg'):
+        load_split(now.assign(label=['dog', 'dog', *now.label[2:]]), file, changes=changes)
+    with pytest.raises(ValueError, match='1 only in the split: cat/0.jpg'): load_split(now[1:], file, changes=changes)
+
+
+def test_a_corrected_split_is_loaded_with_the_same_corrections(split, tmp_path):
+    table, file = split
+    now, changes = corrected(table, (0, 'dog'), (6, ''))
+    again = save_split(load_split(now, file, changes=changes), tmp_path/'again.csv')
+    assert load_split(now, again, changes=changes).equals(load_split(now, file, changes=changes))

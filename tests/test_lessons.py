@@ -67,4 +67,5 @@ def test_the_answers_of_the_exercises_run(name):
     last = notebook.cells.pop()
     assert 'rmtree' in last.source, 'the last cell clears away what the lesson wrote'
     for code in [*answers(name), ASSERTIONS[name], last.source]: notebook.cells.append(nbformat.v4.new_code_cell(code))
-    NotebookClient(notebook, timeout=600, kernel_name='python3', resources=dict(metadata=dict(path=ROOT/'nbs'/'lessons'))).execute()
+    where = dict(metadata=dict(path=ROOT/'nbs'/'lessons'))
+    NotebookClient(notebook, timeout=600, kernel_name='python3', resources=where).execute()

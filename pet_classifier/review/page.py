@@ -114,7 +114,7 @@ class _Pages:
         v = _values(json, id=int, decision=str, label=str, reason=str, seen=int, fit=int)
         if not 0 <= v['id'] < len(self.session.paths): raise Refused(404, 'no such image')
         try: self.session.decide(v['id'], v['decision'], v['label'], v['reason'][:500], v['seen'])
-        except Conflict as e: return dict(problem=str(e), conflict=True) | self.session.state(v['seen'], v['fit'])
+        except Conflict as e: return self.session.state(v['seen'], v['fit']) | dict(problem=str(e), conflict=True)
         except (ValueError, OSError) as e: raise Refused(422, str(e)) from None
         return self.session.state(v['seen'], v['fit'])
 

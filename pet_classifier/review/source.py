@@ -85,7 +85,9 @@ def _from_run(run):
     above = len(Path(metrics.get('root_in_data') or '').parts)
     root = folder.parents[above - 1] if above else folder
     sizes = metrics.get('sizes') or metrics['size']
-    return rows, root, shlex.split(metrics['command'])[2], dict(arch=metrics['arch'], size=tuple(sizes) if isinstance(sizes, list) else sizes)
+    options = dict(arch=metrics['arch'], size=tuple(sizes) if isinstance(sizes, list) else sizes)
+    if not metrics['epochs']: options['weights'] = str(run/'model') # a body that was never trained on these labels
+    return rows, root, shlex.split(metrics['command'])[2], options
 
 # %% ../../nbs/api/review.source.ipynb #rv154c81
 def open_data(

@@ -1407,6 +1407,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'pet_classifier/review/page.py'),
                                             'pet_classifier.review.page._Pages.image': ( 'api/review.page.html#_pages.image',
                                                                                          'pet_classifier/review/page.py'),
+                                            'pet_classifier.review.page._Pages.is_ours': ( 'api/review.page.html#_pages.is_ours',
+                                                                                           'pet_classifier/review/page.py'),
                                             'pet_classifier.review.page._Pages.item': ( 'api/review.page.html#_pages.item',
                                                                                         'pet_classifier/review/page.py'),
                                             'pet_classifier.review.page._Pages.page': ( 'api/review.page.html#_pages.page',

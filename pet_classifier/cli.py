@@ -349,7 +349,8 @@ def review(
     note(f'{len(opened.files):,} images, {unlabeled:,} of them unlabeled, {len(opened.broken):,} files that cannot be opened')
     note(f'decisions are appended to {file.path}')
     options = [w for k, v in given(classes=classes, **how).items() for w in (f'--{k.replace("_", "-")}', str(v))]
-    server, address = review_server(ReviewSession(opened, file, names), port, training_commands(opened, file.path, tuple(options)))
+    session, hint = ReviewSession(opened, file, names), training_commands(opened, file.path, tuple(options))
+    server, address = review_server(session, port, hint)
     say(address)
     server.run()
 

@@ -148,7 +148,8 @@ def pet_between(
                     coats=_mixed_coat(one, two, coat), eyes=one.eyes.split()[0])
     marks = _first_marks(one, two)
     if pattern in (0, 1): return draw_pet(replace(mixed, marks=marks[int(pattern)]), seed)
-    return Image.blend(*(draw_pet(replace(mixed, marks=m), seed) for m in marks), pattern)
+    one_pet, other_pet = (draw_pet(replace(mixed, marks=m), seed) for m in marks)
+    return Image.blend(one_pet, other_pet, pattern)
 
 # %% ../nbs/api/playground.ipynb #69ba9ba5
 def breed_strip(

@@ -208,7 +208,8 @@ def train_run(
     "Train a classifier on the images in `data`; write split, metrics, figures, report and model to `out`"
     config = RunConfig(arch, size, pattern, file_col, label_col, root, split, valid_pct, seed, head_epochs, epochs, lr, weights,
                        balance, test, refit, folds, group_pattern, group_seconds, corrections)
-    noted, started, out = dict(command=config.command(data, out)), time.perf_counter(), absolute(out)
+    noted: dict = dict(command=config.command(data, out))
+    started, out = time.perf_counter(), absolute(out)
     check_apart(out, data)
     check_out(out, resume)
     check_run_config(config)

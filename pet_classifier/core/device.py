@@ -11,6 +11,7 @@ import ctypes
 import os
 from contextlib import contextmanager
 from itertools import islice
+from typing import Any
 
 import torch
 from fastai.torch_core import default_device
@@ -107,7 +108,7 @@ def fast_math(
     if not is_gpu(device) or torch.are_deterministic_algorithms_enabled():
         yield
         return
-    cudnn = torch.backends.cudnn
+    cudnn: Any = torch.backends.cudnn
     was, older = (cudnn.benchmark, cudnn.deterministic), _older_precision()
     changed = {part: part.fp32_precision for part in (torch.backends.cuda.matmul, cudnn.conv) if part.fp32_precision != 'tf32'}
     try:

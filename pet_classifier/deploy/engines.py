@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -44,7 +44,8 @@ def torch_engine(
     if network.runs_in != 'fp32':
         for layer in network[0].modules():
             if isinstance(layer, (nn.Conv2d, nn.Linear)): layer.to(DTYPES[network.runs_in])
-    model = InferenceModel(replace(bundle, model=network)).eval().to(device, memory_format=layout)
+    model: Any = InferenceModel(replace(bundle, model=network)).eval().to(device)
+    model.to(memory_format=layout)
     @torch.inference_mode()
     def engine(images): return model(send(images.contiguous(memory_format=layout), device)).cpu().numpy()
     return engine

@@ -111,8 +111,8 @@ def runtime_files(
     return files | {'runtime.bin': gzip.compress(files['runtime.bin'], 9, mtime=0)}
 
 # %% ../../nbs/api/deploy.web.ipynb #58c81407
-_POLICY = ("default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
-           "worker-src 'self'; base-uri 'none'; form-action 'none'")
+_POLICY = ("default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; img-src 'self' blob: data:; "
+           "connect-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none'")
 _TEXTS = 'index.html', 'style.css', 'app.js', 'worker.js'
 _SITE = sorted([*_TEXTS, 'sw.js', 'config.json', 'model.onnx', *_FILES])
 
@@ -132,10 +132,11 @@ def write_site(
     lead = f'The answer is one of {len(classes)} classes' + (', or none of these.' if none else '.')
     context = dict(title=title, lead=lead, limitations=limitations(bundle), classes=classes, policy=_POLICY, version=__version__)
     texts = {name: pages.get_template(name).render(context).encode() for name in _TEXTS}
+    module = WithHeatMap if has_heat_map(bundle) else ProbabilitiesAndLogits
     config = dict(classes=classes, size=bundle.size, none_below=bundle.none_below)
     files = texts | runtime_files(runtime) | {
         'config.json': json.dumps(config).encode(),
-        'model.onnx': half_size(onnx_bytes(bundle, WithHeatMap if has_heat_map(bundle) else ProbabilitiesAndLogits))}
+        'model.onnx': half_size(onnx_bytes(bundle, module))}
     version = sha256(b''.join(sha256(files[k]).digest() for k in sorted(files))).hexdigest()[:16]
     facts = dict(version=version, files=sorted(files), policy=_POLICY)
     worker = {k: Markup(json.dumps(v)) for k, v in facts.items()} # noqa: S704 JSON of our own

@@ -13,6 +13,7 @@ from threading import RLock
 
 import numpy as np
 import pandas as pd
+from fastcore.basics import patch
 from sklearn.preprocessing import normalize
 
 from ..core.files import printable
@@ -77,7 +78,8 @@ class ReviewSession:
         "Read the decisions that were appended by others"
         with self.lock:
             self.log = self.corrections.read()
-            self.changed = {self.row[n]: v for v, d in enumerate(self.log, 1) if d.file and (n := self.corrections.name(d.file)) in self.row}
+            names = [self.corrections.name(d.file) if d.file else '' for d in self.log]
+            self.changed = {self.row[n]: v for v, n in enumerate(names, 1) if n in self.row}
             last = {i: self.log[v-1] for i, v in self.changed.items()}
             self.decided = {i: d for i, d in last.items() if d.decision != 'undo'}
 
@@ -92,8 +94,6 @@ class ReviewSession:
         return sorted({*self.more_classes, *self.current} - {''})
 
 # %% ../../nbs/api/review.session.ipynb #rv9dcfa3
-from fastcore.basics import patch
-
 @patch
 def refit(self:ReviewSession):
     "Predict all labels again, and order the queues by the predictions"
@@ -146,7 +146,8 @@ def decide(self:ReviewSession,
 ):
     "Record a decision about an image; raise `Conflict` if its state is not that of the version `seen`"
     given, label = self.given[row], ' '.join(label.split())
-    if decision not in ('keep', 'relabel', 'exclude', 'undo'): raise ValueError(f'decision {decision!r}: expected keep, relabel, exclude or undo')
+    if decision not in ('keep', 'relabel', 'exclude', 'undo'):
+        raise ValueError(f'decision {decision!r}: expected keep, relabel, exclude or undo')
     if decision == 'relabel' and label == given: decision, label = 'keep', ''
     if decision == 'keep' and not given: raise ValueError('this image has no label to keep; choose a class, or exclude it')
     if decision == 'relabel' and (not label.isprintable() or len(label) > 100):
@@ -185,8 +186,9 @@ def state(self:ReviewSession,
     with self.lock:
         if seen > self.version: seen = 0 # the file was replaced
         decided = {i: (d.decision, d.label) if (d := self.decided.get(i)) else None for i, v in self.changed.items() if v > seen}
+        classes = sorted({*self.classes(), *(d.label for d in self.decided.values() if d.label)})
         res = dict(version=self.version, fit=self.fit, busy=self.busy > 0, problem=self.problem, decided=decided,
-                   reviewed=len(self.decided), classes=sorted({*self.classes(), *(d.label for d in self.decided.values() if d.label)}))
+                   reviewed=len(self.decided), classes=classes)
         if fit == self.fit: return res
         undecided = {name: [item.row for item in queue if item.row not in self.decided] for name, queue in self.queues.items()}
         return res | dict(queues={k: v[:_SHOWN] for k, v in undecided.items()}, counts={k: len(v) for k, v in undecided.items()})

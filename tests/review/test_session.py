@@ -72,7 +72,8 @@ def test_duplicates_and_broken_files_have_their_queues(session, folder, opened, 
     queues = s.state()['queues']
     assert {row('red_2.jpg')} & {*queues['duplicates']} and queues['broken files'] == [len(opened.files)]
     item = s.item(row('red_2.jpg'))
-    assert item['strips'][0] == dict(title='looks the same', ids=[row('green_1.jpg')]) and 'labeled green' in item['reasons']['duplicates']
+    assert item['strips'][0] == dict(title='looks the same', ids=[row('green_1.jpg')])
+    assert 'labeled green' in item['reasons']['duplicates']
 
 
 def test_the_nearest_images_are_of_both_classes(session, row):
@@ -87,7 +88,8 @@ def test_an_error_in_the_background_is_shown(session, capsys):
     s = session()
     def fail(): raise RuntimeError('out of luck')
     s.start(fail).result()
-    assert s.state()['problem'] == 'RuntimeError: out of luck' and not s.state()['busy'] and 'out of luck' in capsys.readouterr().err
+    assert s.state()['problem'] == 'RuntimeError: out of luck' and not s.state()['busy']
+    assert 'out of luck' in capsys.readouterr().err
 
 
 def test_images_are_labeled_from_nothing_and_copied(session, opened, folder, tmp_path, row):
@@ -99,7 +101,8 @@ def test_images_are_labeled_from_nothing_and_copied(session, opened, folder, tmp
     s.refit()
     assert s.item(row('green_3.jpg'))['predicted'] == 'green'
     said = copy_reviewed(unlabeled, s.corrections, tmp_path/'out')
-    assert said.startswith('4 images of 2 classes') and sorted(f.name for f in (tmp_path/'out'/'red').iterdir()) == ['red_1.jpg', 'red_2.jpg']
+    assert said.startswith('4 images of 2 classes')
+    assert sorted(f.name for f in (tmp_path/'out'/'red').iterdir()) == ['red_1.jpg', 'red_2.jpg']
     assert len([*folder.iterdir()]) == 19
     assert training_commands(unlabeled, 'c.csv').endswith('--apply labeled\npet-classifier train labeled --out run')
 
@@ -112,7 +115,8 @@ def test_a_folder_and_its_run_are_opened_with_the_same_labels(tiny_run, tmp_path
     data, run = open_data(tiny_run.data), open_data(frozen)
     assert sorted(f.name for f, *_ in data.broken) == ['blue_91.jpg', 'red_90.jpg'] and {*run.sides} >= {'train', 'valid'}
     assert dict(zip(run.files, run.labels)) == dict(zip(data.files, data.labels)) and len(data.files) == 18
-    assert data.root == run.root and run.data == str(tiny_run.data) and Corrections(tmp_path/'c.csv', data.root).name(data.files[0]) == data.files[0].name
+    assert data.root == run.root and run.data == str(tiny_run.data)
+    assert Corrections(tmp_path/'c.csv', data.root).name(data.files[0]) == data.files[0].name
 
 
 def test_images_without_labels_are_opened(folder):

@@ -66,7 +66,7 @@ def train_stages(
     lr, # for the unfrozen stage
     seed:int, # for both
     say=print, # called with a line of text for each step
-    checkpoint:Checkpoint|None=None, # saves each epoch; with `resume`, training continues after the last saved one
+    checkpoint:Checkpoint|None=None, # saves epochs; with `resume`, training continues after the last saved one
 ) -> str: # 'head' or 'fine-tuned': the stage that `learn` holds at the end
     "Train the head, then all layers; restore the stage 'head' if fine-tuning did not lower the error"
     if checkpoint and checkpoint.resume and stage_file(learn, 'head').is_file(): _load_head(learn)

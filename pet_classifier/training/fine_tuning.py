@@ -91,7 +91,7 @@ def fine_tune(
     lr=slice(1e-6, 1e-4), # maximum learning rate of the cycle, or a slice of one per parameter group, as in `group_rates`
     seed:int=2, # for augmentation and dropout; the order of the images depends on the seed of `loaders`
     keep_best:bool=True, # restore the weights of the best epoch at the end, or the initial ones if no epoch is better?
-    checkpoint:Checkpoint|None=None, # saves each epoch; with `resume`, training continues from it
+    checkpoint:Checkpoint|None=None, # saves epochs; with `resume`, training continues from it
 ) -> bool: # True if the best epoch (with `keep_best=False`, the last) is at least as good as before training
     "Unfreeze `learn` and train all layers with the one-cycle schedule, on augmented images"
     check_rates(lr)

@@ -141,7 +141,7 @@ def fit_head(
     bs:int|None=None, # features per batch, at most; None: 64
     seed:int=2, # for the order of the features, for dropout and for folds
     views:int|None=None, # of each training image: the center crop, and `views`-1 augmented ones; None: 1
-    checkpoint:Checkpoint|None=None, # saves each epoch, and resumes after those it holds
+    checkpoint:Checkpoint|None=None, # saves epochs, and resumes after those it holds
     method:str='auto', # 'discriminant': in closed form; 'sgd': by one cycle; 'auto': see `choose_method`
 ):
     "Train the head of `learn` on features that the frozen body computes once; leaves `learn` frozen"

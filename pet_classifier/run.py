@@ -121,7 +121,7 @@ def _where(known, out):
 def _learner(known, features, out, config, device, say):
     "Return the learner of a run, with checkpoints in `out`"
     more = dict(balance=True) if config.balance else {}
-    dls = loaders(known.table, size=config.size, seed=config.seed, device=device)
+    dls = loaders(known.table, size=config.size, bs=config.bs, seed=config.seed, device=device)
     learn = pet_learner(dls, config.arch, config.weights, seed=config.seed, **more)
     learn.path, learn.model_dir = out, 'checkpoints'
     if features is not None: set_features(learn, features[np.argsort(known.table.is_valid.to_numpy(), kind='stable')])
@@ -202,10 +202,11 @@ def train_run(
     folds:int=5, # of cross-validation
     group_pattern:str|None=None, # regular expression for file names; images with the same first group stay on one side of a split
     group_seconds:float|None=None, # photos taken no more than this apart stay on one side of a split; None: time is ignored
+    bs:int|None=None, # images per batch of fine-tuning; None: as in `loaders`
 ) -> dict: # content of metrics.json
     "Train a classifier on the images in `data`; write split, metrics, figures, report and model to `out`"
     config = RunConfig(arch, size, pattern, file_col, label_col, root, split, valid_pct, seed, head_epochs, epochs, lr, weights,
-                       balance, test, refit, folds, group_pattern, group_seconds)
+                       balance, test, refit, folds, group_pattern, group_seconds, bs)
     noted, started, out = dict(command=config.command(data, out)), time.perf_counter(), absolute(out)
     check_apart(out, data)
     check_out(out, resume)

@@ -97,7 +97,7 @@ class EpochTable(Callback):
         elif not in_notebook(): self._show_status(f'step {self.train_iter+1}' if self.training else progress)
 
     def after_fit(self):
-        if self.update and self.changed: self._draw() # where an interrupted fit stopped
+        if self.update and self.changed: self._draw() # where a fit that was cancelled stopped
         if self.quiet and sys.stdout.isatty(): print('\r\033[K', end='', flush=True)
 
     def after_epoch(self):

@@ -105,6 +105,7 @@ class PetLoaders(DataLoaders):
     "fastai's `DataLoaders` with the attributes `size` and `sizes`, and a `show_batch` that refuses unknown keywords"
     size: int|None = None # input size of the network in pixels; the largest of `sizes`
     sizes: tuple = () # input sizes in pixels, ascending
+    bs_given: bool = False # did the user choose the batch size?
 
     @refuse_unknown
     def show_batch(self,
@@ -123,7 +124,7 @@ class PetLoaders(DataLoaders):
 def loaders(
     table, # labelled table with the columns `file`, `label` and `is_valid`
     size:int|tuple=224, # input size of the network in pixels; several, such as (224, 352): their features are averaged
-    bs:int|None=None, # batch size, at most the number of training images; None: 32 on a CPU, 64 on a GPU
+    bs:int|None=None, # batch size, at most the number of training images; None: 32 on a CPU, 64 on a GPU, less if out of memory
     augment:list|None=None, # fastai batch transforms for training images; None: `default_augment(size)`; []: none
     seed:int=2, # random seed of the order of training images
     num_workers:int=0, # number of worker processes
@@ -135,6 +136,7 @@ def loaders(
     if keep is None: keep = device.type == 'cuda' and not num_workers
     if keep and num_workers:
         raise ValueError(f'keep=True, num_workers={num_workers}: workers cannot use images on a device; give only one')
+    bs_given = bs is not None
     if bs is None: bs = 32 if device.type == 'cpu' else 64
     if bs < 1: raise ValueError(f'bs={bs}: expected at least 1')
     *_, size = sizes = check_sizes(size)
@@ -151,5 +153,5 @@ def loaders(
     for dl, side in zip(dls.loaders, (presize(size) if spare else size, size)):
         dl.side, dl.decoded = side, DecodedImages(dl.dataset.items.file, side, device if keep else None)
     res = PetLoaders(*dls.loaders, device=device)
-    res.size, res.sizes = size, sizes
+    res.size, res.sizes, res.bs_given = size, sizes, bs_given
     return res

@@ -38,6 +38,7 @@ class RunConfig:
     folds: int = 5
     group_pattern: str|None = None
     group_seconds: float|None = None
+    bs: int|None = None
 
     def options(self) -> dict: # option -> its value as text, '' for a flag
         "Return the equivalent command-line options"

@@ -7,6 +7,7 @@ __all__ = ['group_rates', 'check_rates', 'better', 'KeepBest', 'loss_and_error',
            'load_stage']
 
 # %% ../../nbs/api/training.fine_tuning.ipynb #cd57d460
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from ..core.keywords import refuse_unknown
 from ..data.images import listed
 from .checkpoint import Checkpoint, checkpointed, load_weights, read_tensors, write_tensors
 from .learner import frozen_groups
+from .out_of_memory import train_within_memory
 
 # %% ../../nbs/api/training.fine_tuning.ipynb #d4fcd54b
 def group_rates(
@@ -84,6 +86,16 @@ def loss_and_error(
     return float(values[0]), float(dict(zip(names, list(values)[1:])).get('error_rate', 0))
 
 # %% ../../nbs/api/training.fine_tuning.ipynb #52fd8719
+@contextmanager
+def _batch_size(dls, bs):
+    "Within this context, batches of `dls` have at most `bs` images"
+    was = [dl.bs for dl in dls.loaders]
+    try:
+        for dl in dls.loaders: dl.bs = min(dl.bs, bs)
+        yield
+    finally:
+        for dl, n in zip(dls.loaders, was): dl.bs = n
+
 @refuse_unknown
 def fine_tune(
     learn:Learner, # as returned by `pet_learner`
@@ -96,15 +108,17 @@ def fine_tune(
     "Unfreeze `learn` and train all layers with the one-cycle schedule, on augmented images"
     check_rates(lr)
     if epochs < 1: raise ValueError(f'epochs={epochs}: expected at least 1')
-    learn.unfreeze()
-    learn.epoch_table.stage = 'fine-tune'
-    device = learn.dls.device
-    with no_random(), fast_math(device): initial = loss_and_error(learn, learn.validate())
-    keep = KeepBest(initial)
-    with no_random(seed), fast_math(device), learn.added_cbs(keep if keep_best else []), checkpointed(learn, checkpoint):
-        learn.fit_one_cycle(epochs, lr)
-    if keep_best: return keep.best_epoch is not None
-    return better(initial, loss_and_error(learn, learn.recorder.values[-1][1:]))
+    def train(bs, cbs):
+        learn.unfreeze()
+        learn.epoch_table.stage = 'fine-tune'
+        with _batch_size(learn.dls, bs), fast_math(learn.dls.device):
+            with no_random(): initial = loss_and_error(learn, learn.validate())
+            keep = KeepBest(initial)
+            with no_random(seed), learn.added_cbs([keep]*keep_best + cbs), checkpointed(learn, checkpoint):
+                learn.fit_one_cycle(epochs, lr)
+        if keep_best: return keep.best_epoch is not None
+        return better(initial, loss_and_error(learn, learn.recorder.values[-1][1:]))
+    return train_within_memory(learn, train, learn.dls.train.bs, learn.dls.bs_given)
 
 # %% ../../nbs/api/training.fine_tuning.ipynb #99f6aadc
 def stage_file(

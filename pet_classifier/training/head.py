@@ -28,6 +28,7 @@ from ..model.features import split_head
 from .checkpoint import Checkpoint, checkpointed
 from .discriminant import discriminant_temperature, fit_discriminant
 from .learner_features import training_features
+from .out_of_memory import train_within_memory
 
 # %% ../../nbs/api/training.head.ipynb #024a72b4
 class RowsDL(TfmdDL):
@@ -150,9 +151,11 @@ def fit_head(
     if bs is not None and bs < 2:
         raise ValueError(f'bs={bs}: expected at least 2, for a batch of one cannot be normalised by its own statistics')
     method, threads = choose_method(learn, method, epochs=epochs, lr=lr, bs=bs, views=views), torch.get_num_threads()
-    learn.freeze()
-    learn.epoch_table.stage, bs = 'head', bs or 64
-    with no_random(seed), fast_math(learn.dls.device), on_features(learn, bs, views or 1), checkpointed(learn, checkpoint):
-        if method == 'discriminant': return learn.fit(1, lr=0., cbs=ClosedForm(seed, threads))
-        lr = lr or (0.05 if len(list(learn.model)) == 1 else 0.005)
-        learn.fit_one_cycle(epochs or default_epochs(len(learn.dls.train_ds), bs), lr)
+    def train(rows, cbs):
+        learn.freeze()
+        learn.epoch_table.stage = 'head'
+        with no_random(seed), fast_math(learn.dls.device), on_features(learn, rows, views or 1), checkpointed(learn, checkpoint):
+            if method == 'discriminant': return learn.fit(1, lr=0., cbs=ClosedForm(seed, threads))
+            rate = lr or (0.05 if len(list(learn.model)) == 1 else 0.005)
+            learn.fit_one_cycle(epochs or default_epochs(len(learn.dls.train_ds), bs or 64), rate, cbs=cbs)
+    train_within_memory(learn, train, bs or 64, bs is not None)

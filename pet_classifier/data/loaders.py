@@ -6,6 +6,7 @@
 __all__ = ['open_pil', 'image_block', 'CenterResize', 'presize', 'PetDL', 'PetLoaders', 'loaders']
 
 # %% ../../nbs/api/data.loaders.ipynb #8acfe8cd
+import os
 from functools import cached_property, partial
 
 import pandas as pd
@@ -120,6 +121,14 @@ class PetLoaders(DataLoaders):
         self.train.show_batch(b, max_n=max_n, nrows=nrows, ncols=ncols, figsize=figsize, unique=unique)
 
 # %% ../../nbs/api/data.loaders.ipynb #b69d9a4e
+def _use_local_gpu(device):
+    "Make the GPU of this process the current one, if it is one of several processes with a GPU each, and none was asked for"
+    rank = os.environ.get('LOCAL_RANK')
+    if rank is None or device is not None or not torch.cuda.is_available(): return
+    if int(rank) >= (n := torch.cuda.device_count()):
+        raise ValueError(f'LOCAL_RANK={rank}: this machine has {n} GPUs; start at most one process for each')
+    torch.cuda.set_device(int(rank))
+
 @refuse_unknown
 def loaders(
     table, # labelled table with the columns `file`, `label` and `is_valid`
@@ -128,10 +137,11 @@ def loaders(
     augment:list|None=None, # fastai batch transforms for training images; None: `default_augment(size)`; []: none
     seed:int=2, # random seed of the order of training images
     num_workers:int=0, # number of worker processes
-    device=None, # device of the batches, as in `choose_device`; None: the GPU if there is one
+    device=None, # device of the batches, as in `choose_device`; None: the GPU if there is one, that of `LOCAL_RANK` of several
     keep:bool|None=None, # store all decoded images on the device if they fit? None: on a GPU without `num_workers`
 ) -> PetLoaders: # with `train`, `valid`, `vocab`, `size` (the largest) and `sizes`
     "Return fastai `DataLoaders` of `table`, with its split, presizing and augmentation"
+    _use_local_gpu(device)
     device = choose_device(device)
     if keep is None: keep = device.type == 'cuda' and not num_workers
     if keep and num_workers:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from fastai.callback.core import Callback
 from fastai.learner import Learner
-from fastai.torch_core import get_model, no_random
+from fastai.torch_core import get_model, no_random, rank_distrib
 
 from ..core.device import fast_math
 from ..core.keywords import refuse_unknown
@@ -136,7 +136,8 @@ def save_stage(
 ) -> Path: # file of the stage
     "Save the weights of `learn` and the number of its frozen parameter groups"
     file = stage_file(learn, name)
-    write_tensors(file, 'stage', dict(format_version=1, frozen=frozen_groups(learn)), learn.model.state_dict())
+    if not rank_distrib(): # of several processes, only the first writes
+        write_tensors(file, 'stage', dict(format_version=1, frozen=frozen_groups(learn)), learn.model.state_dict())
     return file
 
 # %% ../../nbs/api/training.fine_tuning.ipynb #59b9fa34

@@ -17,7 +17,7 @@ from fastai.data.core import DataLoaders, TfmdDL
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import SGD
-from fastai.torch_core import no_random, params
+from fastai.torch_core import get_model, no_random, params
 from fastcore.foundation import L
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -123,7 +123,7 @@ class ClosedForm(Callback):
     def __init__(self, seed, threads): self.seed, self.threads = seed, threads
 
     def before_train(self):
-        layer, (features, targets) = self.learn.model[0], (t.cpu() for t in self.dls.train_ds.tensors)
+        layer, (features, targets) = get_model(self.learn.model)[0], (t.cpu() for t in self.dls.train_ds.tensors)
         args = features, targets, len(layer.weight)
         known = dict(class_weight=self.learn.loss_func.func.weight)
         with torch_threads(self.threads if len(features) > 1000 else 1):

@@ -16,6 +16,8 @@ import torch
 from ..model.backbone import shape_mismatches
 
 # %% ../../nbs/api/training.state.ipynb #086199d4
+def _shuffler(dl): return getattr(dl, 'dl', dl).rng # fastai's `DistributedDL` wraps the DataLoader that shuffles
+
 def random_state(
     dl, # fastai `DataLoader`, which shuffles with a generator of its own
 ) -> dict: # plain values
@@ -23,7 +25,7 @@ def random_state(
     numpy_state: Any = np.random.get_state()
     name, keys, *rest = numpy_state
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return dict(python=random.getstate(), order=dl.rng.getstate(), numpy=[name, keys.tolist(), *rest],
+    return dict(python=random.getstate(), order=_shuffler(dl).getstate(), numpy=[name, keys.tolist(), *rest],
                 torch=torch.get_rng_state().tolist(), cuda=[state.tolist() for state in cuda])
 
 def set_random_state(
@@ -33,7 +35,7 @@ def set_random_state(
     "Restore the state of all random number generators"
     def from_json(version, numbers, gauss): return version, tuple(numbers), gauss
     random.setstate(from_json(*state['python']))
-    dl.rng.setstate(from_json(*state['order']))
+    _shuffler(dl).setstate(from_json(*state['order']))
     np.random.set_state(state['numpy'])
     torch.set_rng_state(torch.tensor(state['torch'], dtype=torch.uint8))
     if torch.cuda.is_available() and state['cuda']:

@@ -114,7 +114,9 @@ def train(
     group_pattern: Annotated[str|None, typer.Option(help='Regular expression; images with the same first group stay on one side '
                                                     'of every split, like near-duplicates.')] = None,
     group_seconds: Annotated[float|None, typer.Option(help='Photos taken within this time stay together (EXIF).')] = None,
-    resume: Annotated[bool, typer.Option('--resume', help='Resume the run in OUT after its last finished epoch.')] = False,
+    bs: Annotated[int|None, typer.Option(min=2, help='Images per batch after unfreezing. Default: 32; GPU: 64, or fewer if '
+                                         'its memory does not suffice.')] = None,
+    resume: Annotated[bool, typer.Option('--resume', help='Resume the run in OUT after its last saved epoch.')] = False,
 ):
     "Train a classifier; write split, history, metrics, figures, report and model to OUT."
     rates, sizes = parse_lr(lr), None if size is None else parse_size(size)
@@ -123,7 +125,8 @@ def train(
     train_run(data, out, arch, size=sizes, pattern=pattern, split=split, valid_pct=valid_pct, seed=seed, head_epochs=head_epochs,
               epochs=epochs, folds=folds, refit=refit, test=test, group_pattern=group_pattern, group_seconds=group_seconds,
               lr=rates, weights=weights, resume=resume, device=device, say=say,
-              **given(balance=balance or None, file_col=file_col, label_col=label_col, root=root, corrections=corrections))
+              **given(balance=balance or None, file_col=file_col, label_col=label_col, root=root, corrections=corrections,
+                      bs=bs))
     for name, path in dict(report='report.html', figures='figures', model='model').items(): say(f'{name+":":9}{out/path}')
 
 @app.command()

@@ -45,7 +45,7 @@ def normalized(
     valid = [t for t in train if not isinstance(t, RandTransform)] # these do nothing in validation, and take time
     res = PetLoaders(dls.train.new(after_batch=train), dls.valid.new(after_batch=valid), path=dls.path, device=dls.device)
     for new, old in zip(res.loaders, dls.loaders): new.rng.setstate(old.rng.getstate()) # same order of images
-    res.size, res.sizes = dls.size, dls.sizes
+    res.size, res.sizes, res.bs_given = dls.size, dls.sizes, dls.bs_given
     return res
 
 # %% ../../nbs/api/training.learner.ipynb #d1f2dc40

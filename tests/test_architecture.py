@@ -41,7 +41,7 @@ def test_no_module_imports_a_private_name(module):
 def test_modules_are_short():
     lines = {m: len((PACKAGE/(m.replace('.', '/') + '.py')).read_text(encoding='utf-8').splitlines()) for m in GRAPH}
     assert not {m: n for m, n in lines.items() if n > 250 and m != 'cli'}
-    assert statistics.median(lines.values()) <= 130
+    assert statistics.median(lines.values()) <= 140
 
 
 def loaded_after(code):

@@ -6,6 +6,7 @@
 __all__ = ['ReviewData', 'open_data', 'default_corrections', 'training_commands']
 
 # %% ../../nbs/api/review.source.ipynb #rve9a3b5
+import json
 import shlex
 from pathlib import Path
 from typing import NamedTuple
@@ -112,9 +113,11 @@ def open_data(
 def default_corrections(
     data, # as `open_data` takes it
 ) -> Path:
-    "Return the file of corrections of `data`, if none is named"
+    "Return the file of corrections of `data`, if none is named: the one that a run was trained with, or a new one beside it"
     run = Path(data).expanduser()
-    return (run if (run/BEGUN).is_file() else Path())/'corrections.csv'
+    if not (run/BEGUN).is_file(): return Path('corrections.csv')
+    used = json.loads((run/BEGUN).read_text(encoding='utf-8')).get('corrections')
+    return Path(used['file']) if used else run/'corrections.csv'
 
 def training_commands(
     data:ReviewData, # images that are reviewed

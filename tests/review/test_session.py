@@ -1,13 +1,14 @@
 "Decisions are kept, and nobody's is overwritten."
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pet_classifier.data.corrections import Corrections
 from pet_classifier.review.session import Conflict, copy_reviewed
-from pet_classifier.review.source import open_data, training_commands
+from pet_classifier.review.source import default_corrections, open_data, training_commands
 
 
 def test_a_review_goes_on_where_it_stopped(session, row):
@@ -122,3 +123,12 @@ def test_a_folder_and_its_run_are_opened_with_the_same_labels(tiny_run, tmp_path
 def test_images_without_labels_are_opened(folder):
     data = open_data(folder, classes=('a', 'b'))
     assert {*data.labels} == {''} and len(data.files) == 18
+
+
+def test_decisions_about_a_run_go_to_the_file_that_it_was_trained_with(tmp_path):
+    (run := tmp_path/'run').mkdir()
+    assert default_corrections(run) == Path('corrections.csv')
+    (run/'run.json').write_text('{"options": {}}')
+    assert default_corrections(run) == run/'corrections.csv'
+    (run/'run.json').write_text(json.dumps(dict(corrections=dict(file=str(tmp_path/'mine.csv')))))
+    assert default_corrections(run) == tmp_path/'mine.csv'

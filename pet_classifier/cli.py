@@ -329,6 +329,8 @@ def review(
                                               'classes.')] = None,
     apply: Annotated[Path|None, typer.Option(metavar='DIR', help='Copy the images to DIR, a folder per class, corrected; serve '
                                              'no page.')] = None,
+    rename: Annotated[list[str]|None, typer.Option(metavar='OLD=NEW', help='Rename a class, or merge it into another; serve no '
+                                                   'page.')] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help='Port to listen on.')] = 7861,
     pattern: Pattern = None, file_col: FileCol = None, label_col: LabelCol = None, root: Root = None,
 ):
@@ -340,14 +342,14 @@ def review(
 
     from pet_classifier.data.corrections import Corrections
     from pet_classifier.review.page import review_server
-    from pet_classifier.review.session import ReviewSession, copy_reviewed
+    from pet_classifier.review.session import ReviewSession, copy_reviewed, rename_class
     from pet_classifier.review.source import default_corrections, open_data, training_commands
     opened = open_data(data, names, say=stage, **how)
     for text in opened.notes: note(f'note: {text}')
     file = Corrections(corrections or default_corrections(data), opened.root)
-    if apply:
-        say(copy_reviewed(opened, file, apply))
-        return
+    for text in rename or []: say(rename_class(opened, file, text))
+    if apply: say(copy_reviewed(opened, file, apply))
+    if rename or apply: return
     unlabeled = int(np.sum(opened.labels == ''))
     note(f'{len(opened.files):,} images, {unlabeled:,} of them unlabeled, {len(opened.broken):,} files that cannot be opened')
     note(f'decisions are appended to {file.path}')

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pet_classifier.data.corrections import Corrections
-from pet_classifier.review.session import Conflict, copy_reviewed
+from pet_classifier.review.session import Conflict, copy_reviewed, rename_class
 from pet_classifier.review.source import default_corrections, open_data, training_commands
 
 
@@ -132,3 +132,19 @@ def test_decisions_about_a_run_go_to_the_file_that_it_was_trained_with(tmp_path)
     assert default_corrections(run) == run/'corrections.csv'
     (run/'run.json').write_text(json.dumps(dict(corrections=dict(file=str(tmp_path/'mine.csv')))))
     assert default_corrections(run) == tmp_path/'mine.csv'
+
+
+def test_a_class_is_renamed_or_merged_also_once_more(opened, session):
+    s = session()
+    assert rename_class(opened, s.corrections, 'red=crimson') == '6 images of red are now crimson'
+    assert rename_class(opened, s.corrections, 'crimson=blue') == '6 images of crimson are now blue, which has 5 already'
+    assert sorted(set(session().labels())) == ['blue', 'green']
+
+
+@pytest.mark.parametrize('text, message', [('pink=red', "no class 'pink'; expected one of blue, green, red"),
+                                           ('red', 'expected OLD=NEW'),
+                                           ('red= ', 'expected OLD=NEW'), ('=red', "no class ''"), ('red=red', 'cannot record')])
+def test_a_class_is_not_renamed_by_mistake(opened, session, text, message):
+    s = session()
+    with pytest.raises(ValueError, match=message): rename_class(opened, s.corrections, text)
+    assert s.corrections.read() == []

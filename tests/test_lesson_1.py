@@ -22,10 +22,6 @@ def test_the_second_and_third_have_the_readers_photo_and_the_sliders():
     assert 'upload_photo(predictor)' in CODE[1] and 'draw_and_predict(predictor' in CODE[2]
 
 
-def test_code_lines_are_short():
-    assert not [line for cell in CODE for line in cell.splitlines() if len(line) > 90]
-
-
 def test_there_are_questions_with_folded_answers():
     questions = next(s for s in SOURCES if s.startswith('**1.** What is a label'))
     numbers = re.findall(r'^\*\*\d+\.\*\*', questions, re.M)

@@ -103,6 +103,7 @@ def _older_precision():
 @contextmanager
 def fast_math(
     device:torch.device, # the device of the computation
+    search:bool=True, # let cuDNN search for the fastest algorithm for each new shape? False where shapes vary
 ):
     "Context manager: use TF32 and the fastest cuDNN algorithms on a GPU; does nothing for a CPU"
     if not is_gpu(device) or torch.are_deterministic_algorithms_enabled():
@@ -114,7 +115,7 @@ def fast_math(
     try:
         if older: torch.set_float32_matmul_precision('high')
         for part in changed: part.fp32_precision = 'tf32'
-        cudnn.benchmark, cudnn.deterministic = True, False
+        cudnn.benchmark, cudnn.deterministic = search, False
         yield
     finally:
         if older: torch.set_float32_matmul_precision(older)

@@ -116,7 +116,7 @@ class FeatureExtractor:
         bs = bs or (32 if self.device.type == 'cpu' else 256)
         features = torch.empty(len(files), next(rest.parameters()).shape[-1]) # allocated once
         done, rows = slice(0), features[:0]
-        with no_random(self.seed), fast_math(self.device), evaluating(self.model.to(self.device)):
+        with no_random(self.seed), fast_math(self.device, search=False), evaluating(self.model.to(self.device)):
             for i in progress_bar(range(0, len(files), bs), each=bs):
                 crops = load_crops(files[i:i+bs], self.size) # decoded while a GPU computes the batch before
                 features[done].copy_(rows)

@@ -123,6 +123,10 @@ def test_fast_math_restores_the_switches_after_an_error():
     assert switches() == before
 
 
+def test_without_a_search_the_algorithms_are_the_default_ones():
+    with fast_math(CUDA, search=False): assert switches()[-2:] == (False, False)
+
+
 def test_fast_math_respects_deterministic_algorithms():
     before = switches()
     torch.use_deterministic_algorithms(True)

@@ -1,6 +1,7 @@
 "Names for notebooks: `from pet_classifier.all import *`. Import everything else from its module."
 from .data.augment import default_augment  # augmentation of training images, as in the lesson
 from .data.breeds import BREEDS  # the 37 breeds of Oxford-IIIT Pet
+from .data.corrections import apply_corrections, copy_corrected, Corrections  # labels corrected after a review
 from .data.datasets import dataset, draw_sample  # folder of a data set, generated or downloaded on first use
 from .data.drawing import contact_sheet, draw_pet  # drawn pets, and a grid of images
 from .data.images import check_images, ImageProblem, list_images, open_image  # list, check and open images
@@ -44,3 +45,4 @@ from .core.keywords import BELONGS, KEYWORDS  # keywords of fastai 1 and their e
 from .core.progress import history  # training history, one row per epoch
 from .report import write_report  # HTML report of a run
 from .run import labelled_table, train_run  # a complete training run
+from .widget import review  # review and correct labels in a notebook

@@ -575,4 +575,5 @@ def test_decisions_made_during_training_do_not_count(crossed, corrections, photo
     monkeypatch.setattr('pet_classifier.run.deal', review)
     digest = content_hash(corrections)
     out, metrics, _ = crossed(corrections=corrections)
-    assert digest in (out/'run.json').read_text() and metrics['correction_counts']['sha256'] == digest
+    assert digest in json.loads((out/'run.json').read_text())['options']['--corrections']
+    assert metrics['correction_counts']['sha256'] == digest

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Corrections', 'CorrectionCounts', 'apply_corrections', 'copy_corrected', 'DECISIONS', 'Decision']
 
-# %% ../../nbs/api/data.corrections.ipynb #a9326d87
+# %% ../../nbs/api/data.corrections.ipynb #b863f32d
 import os
 import re
 import shutil
@@ -27,7 +27,7 @@ from .label_files import label_text
 
 _all_ = ['DECISIONS', 'Decision'] # nbdev: part of this module too
 
-# %% ../../nbs/api/data.corrections.ipynb #e7dae1b3
+# %% ../../nbs/api/data.corrections.ipynb #32f4fb7f
 _WAIT = 30 # seconds to wait for another process that writes a row
 
 class Corrections:
@@ -40,14 +40,15 @@ class Corrections:
         self.root = os.path.abspath(Path(root).expanduser())
 
     def name(self,
-        file, # path of an image, absolute or relative to the root
+        file, # path of an image: a `Path`, as in a labelled table, or text, as in the column `file`, relative to the root
     ) -> str: # with `/`; absolute if it is outside of the root
         "Return how `file` is written in the column `file`."
+        if isinstance(file, Path): file = os.path.abspath(file) # relative to the current folder
         path, below = os.path.abspath(os.path.join(self.root, file)), os.path.join(self.root, '')
         return path.removeprefix(below).replace(os.sep, '/')
 
     def append(self,
-        file, # path of an image, absolute or relative to the root; '' for a class
+        file, # path of an image, as in `name`; '' for a class
         given_label:str, # the label that the data give the image; the class to rename
         decision:str, # one of `DECISIONS`
         label:str='', # the new label, for `relabel` and `rename`
@@ -104,7 +105,7 @@ class Corrections:
         last = {self.name(d.file): d for d in self.read() if d.file}
         return {name: d for name, d in last.items() if d.decision != 'undo'}
 
-# %% ../../nbs/api/data.corrections.ipynb #a2be1d2a
+# %% ../../nbs/api/data.corrections.ipynb #95b5a6e6
 def _renames(rows):
     "Return the pairs of old and new class that count, in the order of their rows."
     last: dict = {}
@@ -119,7 +120,7 @@ def _renamed(label, renames):
     for old, new in renames: label = new if label == old else label
     return label
 
-# %% ../../nbs/api/data.corrections.ipynb #93a574a0
+# %% ../../nbs/api/data.corrections.ipynb #6c7411d5
 def _resolve(given, rows, renames):
     "Return the last of the decisions `rows` about an image with the label `given`, and whether it was made about that label."
     seen, fits = {given, _renamed(given, renames)}, True
@@ -128,7 +129,7 @@ def _resolve(given, rows, renames):
         if fits and d.decision == 'relabel': seen |= {d.label, _renamed(d.label, renames)} # it may be corrected once more
     return rows[-1], fits
 
-# %% ../../nbs/api/data.corrections.ipynb #81490312
+# %% ../../nbs/api/data.corrections.ipynb #7d7f3c53
 @dataclass(frozen=True)
 class CorrectionCounts:
     "What a file of corrections has changed in a labelled table."
@@ -182,7 +183,7 @@ def _applied(table, log, rows, digest):
     by_name, renames = defaultdict(list), _renames(rows)
     for d in rows:
         if d.file: by_name[log.name(d.file)].append(d)
-    names, given = [log.name(f) for f in table.file], [label_text(l) for l in table.label]
+    names, given = [log.name(Path(f)) for f in table.file], [label_text(l) for l in table.label]
     labels, excluded, conflicts, relabeled, kept = list(given), np.zeros(len(table), bool), [], 0, 0
     for i, name in enumerate(names):
         if name not in by_name: continue
@@ -204,7 +205,7 @@ def _applied(table, log, rows, digest):
                               not_found, digest, changes)
     return table.assign(label=labels)[~excluded].reset_index(drop=True), counts
 
-# %% ../../nbs/api/data.corrections.ipynb #349daad2
+# %% ../../nbs/api/data.corrections.ipynb #280c67b6
 _UNSAFE = re.compile(r'[<>:"/\\|?*%\x00-\x1f\x7f]|^\.|[. ]$|^(?=__MACOSX$)_|^(?:con|prn|aux|nul|com\d|lpt\d)(?=$|\.)', re.I)
 
 def _folder_name(label):
@@ -224,7 +225,7 @@ def copy_corrected(
     out, # the folder to write, new or empty
 ) -> dict: # label -> name of its folder
     "Copy the images of `table` to `out/LABEL/NAME`; if that fails, nothing is left behind."
-    out, used = Path(os.path.abspath(Path(out).expanduser())), defaultdict(set)
+    out, used = Path(os.path.abspath(Path(out).expanduser())), {l: set[str]() for l in table.label}
     if not len(table): raise ValueError('there is no image to copy')
     if n := sum(not label_text(l).strip() for l in table.label): raise ValueError(f'{n} of {len(table)} images have no label')
     if out.is_dir() and any(out.iterdir()): raise FileExistsError(f"'{printable(out)}' is not empty; choose a new folder")

@@ -9,7 +9,7 @@ __all__ = ['COLUMNS', 'HEADER', 'DECISIONS', 'Decision', 'decision_problem', 'co
 import csv
 from datetime import datetime
 from io import BytesIO, StringIO
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from ..core.files import printable
 
@@ -71,7 +71,7 @@ def _split_rows(raw):
     return raw[:end], tail
 
 # %% ../../nbs/api/data.decisions.ipynb #9b0a1557
-def _refuse(path, why): raise ValueError(f"'{printable(path)}' is not a file of corrections: {printable(why)}")
+def _refuse(path, why) -> NoReturn: raise ValueError(f"'{printable(path)}' is not a file of corrections: {printable(why)}")
 
 def complete_rows(
     raw:bytes, # content of the file

@@ -183,6 +183,17 @@ def test_paths_outside_of_the_root_are_compared_only(log, tmp_path):
     assert sorted(f.name for f in tmp_path.iterdir() if not f.name.startswith('.')) == ['corrections.csv', 'secret.jpg']
 
 
+def test_relative_paths_of_a_table_begin_in_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    table = pd.DataFrame(dict(file=[Path('photos/a.jpg'), Path('photos/b.jpg')], label='cat'))
+    log = Corrections('c.csv', 'photos')
+    assert log.append(table.file[0], 'cat', 'exclude').file == 'a.jpg' and log.append('b.jpg', 'cat', 'keep').file == 'b.jpg'
+    for files in table.file, table.file.map(str):
+        assert str(apply_corrections(table.assign(file=files), log)[1]) == '1 image excluded, 1 label confirmed'
+    monkeypatch.chdir('/')
+    assert apply_corrections(table.assign(file=[tmp_path/f for f in table.file]), log)[1].excluded == 1
+
+
 def test_a_link_is_followed_and_locks_its_target(tmp_path):
     (tmp_path/'link.csv').symlink_to(tmp_path/'real.csv')
     for name in 'link.csv', 'real.csv': Corrections(tmp_path/name, tmp_path).append(f'{name}.jpg', 'cat', 'keep')

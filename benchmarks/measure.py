@@ -166,8 +166,10 @@ class BusyClock(Callback):
         if not self.training or self.done not in (self.first, self.last): return
         torch.cuda.synchronize()
         if self.done == self.first:
-            self.prof, self.start = profile(activities=[ProfilerActivity.CUDA]), time.perf_counter()
-            return self.prof.start()
+            self.prof = profile(activities=[ProfilerActivity.CUDA])
+            self.prof.start()  # takes seconds, which are not the training's
+            self.start = time.perf_counter()
+            return
         seconds = time.perf_counter() - self.start
         self.prof.stop()
         self.share = sum(e.self_device_time_total for e in self.prof.key_averages())/1e6/seconds

@@ -54,7 +54,8 @@ def planted(files, truth, features, seeds, n=40, decisions=60):
             corrected = session.labels()
         clean = compare_labels(labels, truth, features, files)
         after = compare_labels(corrected, truth, features, files)
-        rows.append(dict(seed=seed, decisions=session.version, fixed=int((corrected == truth)[wrong].sum()), by_suggestion=suggested,
+        rows.append(dict(seed=seed, decisions=session.version, fixed=int((corrected == truth)[wrong].sum()),
+                         by_suggestion=suggested,
                          error_before=clean.before, error_after=after.before, error_clean=clean.after))
     return rows
 
@@ -80,7 +81,8 @@ def from_nothing(files, truth, features, seeds, per_class=3):
                 session.decide(row, 'relabel', truth[turn][row])
             order = turn[list(session.decided)]
         random = rng.choice(len(files), n, replace=False)
-        rows.append(dict(seed=seed, labels=n, page=error_on_rest(features, truth, order), random=error_on_rest(features, truth, random),
+        rows.append(dict(seed=seed, labels=n, page=error_on_rest(features, truth, order),
+                         random=error_on_rest(features, truth, random),
                          classes_page=len(set(truth[order])), classes_random=len(set(truth[random]))))
     return rows
 
@@ -97,14 +99,15 @@ def many(files, n=10_000, keys=60):
         open_data(images, say=print)
         res = dict(images=n, features_computed=time.perf_counter() - start)
         code = ('import sys, time, resource; from pathlib import Path\n'
-                'from pet_classifier.data.corrections import Corrections; from pet_classifier.review.session import ReviewSession\n'
+                'from pet_classifier.data.corrections import Corrections\n'
+                'from pet_classifier.review.session import ReviewSession\n'
                 'from pet_classifier.review.source import open_data; from pet_classifier.review.page import review_server\n'
                 's = time.perf_counter(); data = open_data(sys.argv[1], say=lambda t: None); t = time.perf_counter()\n'
                 'session = ReviewSession(data, Corrections(sys.argv[2], data.root)); u = time.perf_counter()\n'
                 'server, address = review_server(session, 7863); print(t - s, u - t, address, flush=True); server.start()\n'
                 'sys.stdin.readline(); d = time.perf_counter() - u\n'
                 'print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024, session.busy, flush=True)\n')
-        process = subprocess.Popen([sys.executable, '-c', code, images, Path(folder)/'c.csv'], text=True, stdin=subprocess.PIPE,
+        process = subprocess.Popen([sys.executable, '-c', code, images, Path(folder)/'c.csv'], text=True, stdin=subprocess.PIPE, # noqa: S603
                                    stdout=subprocess.PIPE)
         read, queues, address = process.stdout.readline().split()
         res |= dict(read_seconds=float(read), queue_seconds=float(queues), open_seconds=float(read) + float(queues))

@@ -1,7 +1,7 @@
 "Names for notebooks: `from pet_classifier.all import *`. Import everything else from its module."
 from .data.augment import default_augment  # augmentation of training images, as in the lesson
 from .data.breeds import BREEDS  # the 37 breeds of Oxford-IIIT Pet
-from .data.corrections import apply_corrections, copy_corrected, Corrections  # labels corrected after a review
+from .data.corrections import apply_corrections  # labels corrected after a review
 from .data.datasets import dataset, draw_sample  # folder of a data set, generated or downloaded on first use
 from .data.drawing import contact_sheet, draw_pet  # drawn pets, and a grid of images
 from .data.images import check_images, ImageProblem, list_images, open_image  # list, check and open images
@@ -16,7 +16,7 @@ from .data.splits import load_split, official_split, random_split, save_split, s
 from .model.bundle import load_bundle  # load a bundle: a folder of safetensors and JSON
 from .model.bundle_writer import save_bundle, versions  # save a learner as a bundle
 from .model.pretrained import pretrained_features  # features of a pretrained body, cached
-from .model.gradcam import grad_cam, NoSpatialMaps  # Grad-CAM heat maps
+from .model.gradcam import grad_cam  # Grad-CAM heat maps
 from .evaluation.calibration import (  # calibration and confidence intervals
     calibrate, error_interval, fit_temperature, plot_reliability,
 )
@@ -36,11 +36,11 @@ from .deploy.predictions import Prediction  # predicted class with all probabili
 from .deploy.predictor import Predictor  # predict with a bundle
 from .deploy.scale import predict_on_ray  # predict on all cores or on a Ray cluster
 from .deploy.space import write_space  # write the web page as a Hugging Face Space
+from .deploy.web import write_site  # write a static web page that classifies in the browser
 from .deploy.tables import predict_table  # predict many images into a CSV or Parquet file
 from .deploy.suggestion import suggest_images  # select unlabelled images to label next
 from .training.comparison import compare_backbones  # cross-validated error and cost of several backbones
 from .training.learning_curve import learning_curve  # expected error with more images
-from .core.cache import cache_table, clear_cache  # show and delete cached files
 from .core.keywords import BELONGS, KEYWORDS  # keywords of fastai 1 and their equivalents
 from .core.progress import history  # training history, one row per epoch
 from .report import write_report  # HTML report of a run

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'main', 'program', 'sample', 'check', 'train', 'find_lr', 'predict', 'evaluate', 'report', 'compare', 'suggest',
-           'export', 'scale', 'push', 'review', 'demo', 'cache']
+           'export', 'scale', 'push', 'review', 'demo', 'web', 'cache']
 
 # %% ../nbs/api/cli.ipynb #58063070
 import sys
@@ -114,7 +114,9 @@ def train(
     group_pattern: Annotated[str|None, typer.Option(help='Regular expression; images with the same first group stay on one side '
                                                     'of every split, like near-duplicates.')] = None,
     group_seconds: Annotated[float|None, typer.Option(help='Photos taken within this time stay together (EXIF).')] = None,
-    resume: Annotated[bool, typer.Option('--resume', help='Resume the run in OUT after its last finished epoch.')] = False,
+    bs: Annotated[int|None, typer.Option(min=2, help='Images per batch after unfreezing. Default: 32; GPU: 64, or fewer if '
+                                         'its memory does not suffice.')] = None,
+    resume: Annotated[bool, typer.Option('--resume', help='Resume the run in OUT after its last saved epoch.')] = False,
 ):
     "Train a classifier; write split, history, metrics, figures, report and model to OUT."
     rates, sizes = parse_lr(lr), None if size is None else parse_size(size)
@@ -123,7 +125,8 @@ def train(
     train_run(data, out, arch, size=sizes, pattern=pattern, split=split, valid_pct=valid_pct, seed=seed, head_epochs=head_epochs,
               epochs=epochs, folds=folds, refit=refit, test=test, group_pattern=group_pattern, group_seconds=group_seconds,
               lr=rates, weights=weights, resume=resume, device=device, say=say,
-              **given(balance=balance or None, file_col=file_col, label_col=label_col, root=root, corrections=corrections))
+              **given(balance=balance or None, file_col=file_col, label_col=label_col, root=root, corrections=corrections,
+                      bs=bs))
     for name, path in dict(report='report.html', figures='figures', model='model').items(): say(f'{name+":":9}{out/path}')
 
 @app.command()
@@ -326,6 +329,8 @@ def review(
                                               'classes.')] = None,
     apply: Annotated[Path|None, typer.Option(metavar='DIR', help='Copy the images to DIR, a folder per class, corrected; serve '
                                              'no page.')] = None,
+    rename: Annotated[list[str]|None, typer.Option(metavar='OLD=NEW', help='Rename a class, or merge it into another; serve no '
+                                                   'page.')] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help='Port to listen on.')] = 7861,
     pattern: Pattern = None, file_col: FileCol = None, label_col: LabelCol = None, root: Root = None,
 ):
@@ -337,19 +342,20 @@ def review(
 
     from pet_classifier.data.corrections import Corrections
     from pet_classifier.review.page import review_server
-    from pet_classifier.review.session import ReviewSession, copy_reviewed
+    from pet_classifier.review.session import ReviewSession, copy_reviewed, rename_class
     from pet_classifier.review.source import default_corrections, open_data, training_commands
     opened = open_data(data, names, say=stage, **how)
     for text in opened.notes: note(f'note: {text}')
     file = Corrections(corrections or default_corrections(data), opened.root)
-    if apply:
-        say(copy_reviewed(opened, file, apply))
-        return
+    for text in rename or []: say(rename_class(opened, file, text))
+    if apply: say(copy_reviewed(opened, file, apply))
+    if rename or apply: return
     unlabeled = int(np.sum(opened.labels == ''))
     note(f'{len(opened.files):,} images, {unlabeled:,} of them unlabeled, {len(opened.broken):,} files that cannot be opened')
     note(f'decisions are appended to {file.path}')
     options = [w for k, v in given(classes=classes, **how).items() for w in (f'--{k.replace("_", "-")}', str(v))]
-    server, address = review_server(ReviewSession(opened, file, names), port, training_commands(opened, file.path, tuple(options)))
+    session, hint = ReviewSession(opened, file, names), training_commands(opened, file.path, tuple(options))
+    server, address = review_server(session, port, hint)
     say(address)
     server.run()
 
@@ -367,6 +373,20 @@ def demo(
     from pet_classifier.deploy.space import write_space
     if space: say(write_space(bundle, space))
     else: serve(bundle, port, host)
+
+@app.command()
+def web(
+    bundle: ModelFolder,
+    out: Annotated[Path, typer.Option(metavar='DIR', help='Folder of the page, new or of an earlier one.')],
+    runtime: Annotated[Path|None, typer.Option(metavar='FILE.tgz', help='The npm package onnxruntime-web. Default: fetched once '
+                                               'by npm.')] = None,
+):
+    "Write a static web page that classifies photos in the visitor's browser; it needs no server of its own."
+    stage(_LOADING)
+    from pet_classifier.deploy.web import write_site
+    stage('exporting the network to ONNX')
+    say(f'{write_site(bundle, out, runtime)}; to see it: python -m http.server -d {out}')
+
 
 # %% ../nbs/api/cli.ipynb #f6c3b40b
 @app.command()

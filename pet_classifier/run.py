@@ -66,7 +66,7 @@ def train_stages(
     lr, # for the unfrozen stage
     seed:int, # for both
     say=print, # called with a line of text for each step
-    checkpoint:Checkpoint|None=None, # saves each epoch; with `resume`, training continues after the last saved one
+    checkpoint:Checkpoint|None=None, # saves epochs; with `resume`, training continues after the last saved one
 ) -> str: # 'head' or 'fine-tuned': the stage that `learn` holds at the end
     "Train the head, then all layers; restore the stage 'head' if fine-tuning did not lower the error"
     if checkpoint and checkpoint.resume and stage_file(learn, 'head').is_file(): _load_head(learn)
@@ -121,7 +121,7 @@ def _where(known, out):
 def _learner(known, features, out, config, device, say):
     "Return the learner of a run, with checkpoints in `out`"
     more = dict(balance=True) if config.balance else {}
-    dls = loaders(known.table, size=config.size, seed=config.seed, device=device)
+    dls = loaders(known.table, size=config.size, bs=config.bs, seed=config.seed, device=device)
     learn = pet_learner(dls, config.arch, config.weights, seed=config.seed, **more)
     learn.path, learn.model_dir = out, 'checkpoints'
     if features is not None: set_features(learn, features[np.argsort(known.table.is_valid.to_numpy(), kind='stable')])
@@ -204,11 +204,13 @@ def train_run(
     group_pattern:str|None=None, # regular expression for file names; images with the same first group stay on one side of a split
     group_seconds:float|None=None, # photos taken no more than this apart stay on one side of a split; None: time is ignored
     corrections=None, # corrections file to apply to `data`, as in `apply_corrections`; a separate test set stays as it is
+    bs:int|None=None, # images per batch of fine-tuning; None: as in `loaders`
 ) -> dict: # content of metrics.json
     "Train a classifier on the images in `data`; write split, metrics, figures, report and model to `out`"
     config = RunConfig(arch, size, pattern, file_col, label_col, root, split, valid_pct, seed, head_epochs, epochs, lr, weights,
-                       balance, test, refit, folds, group_pattern, group_seconds, corrections)
-    noted, started, out = dict(command=config.command(data, out)), time.perf_counter(), absolute(out)
+                       balance, test, refit, folds, group_pattern, group_seconds, corrections, bs)
+    noted: dict = dict(command=config.command(data, out))
+    started, out = time.perf_counter(), absolute(out)
     check_apart(out, data)
     check_out(out, resume)
     check_run_config(config)

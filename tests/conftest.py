@@ -14,11 +14,25 @@ COLORS = dict(red=(210, 50, 50), green=(50, 200, 60), blue=(50, 60, 210))
 TINY = 'test_resnet'  # timm's own network for tests: 0.5 million numbers, with batch-norm
 
 
+def pytest_configure(config):
+    "Hide the GPU before torch looks for it, for tests mean the CPU; `pytest -m gpu` shows it"
+    if config.getoption('markexpr') != 'gpu': os.environ['CUDA_VISIBLE_DEVICES'] = ''
+
+
+@pytest.fixture(scope='session', autouse=True)
+def no_mps(pytestconfig):
+    "Hide Apple's GPU, for which there is no environment variable"
+    if sys.platform != 'darwin' or pytestconfig.getoption('markexpr') == 'gpu': return (yield)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('torch.backends.mps.is_available', lambda: False)
+        yield
+
+
 def pytest_terminal_summary(terminalreporter):
     "Say what this machine cannot test"
     torch = sys.modules.get('torch')
     if torch and not torch.cuda.is_available():
-        terminalreporter.write_line('no GPU here: tests, and cells marked gpu, that need one were left out')
+        terminalreporter.write_line('no GPU here, or hidden (`pytest -m gpu` shows it): what needs one was left out')
 
 
 @pytest.fixture(scope='session', autouse=True)

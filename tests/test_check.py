@@ -25,7 +25,7 @@ from pet_classifier.check import (
 @pytest.fixture
 def found(tiny_table):
     "As `labelled_images` finds them, with one problem of each kind that it knows, and two files that it left out"
-    kinds = 'name', 'class', 'broken', 'twice', 'label', 'missing'
+    kinds = 'name', 'class', 'broken', 'twice', 'label', 'missing', 'correction'
     problems = pd.DataFrame([(k, Path(f'/data/{k}.jpg'), f'{k}!') for k in kinds], columns=COLUMNS)
     skipped = [Path('/data/.x.jpg'), Path('/data/notes.txt')]
     return SimpleNamespace(table=tiny_table, test=tiny_table[:0], problems=problems, skipped=skipped)
@@ -53,7 +53,7 @@ def test_all_kinds_stand_in_one_table_in_their_order(found, monkeypatch, draw, t
 def test_nothing_usable_is_a_report_too(found):
     found.table = found.table[:0]
     report = check_report(found)
-    assert set(report.kind) == {'broken', 'missing', 'name', 'label', 'class', 'twice', 'left out'}
+    assert set(report.kind) == {'broken', 'missing', 'name', 'label', 'class', 'twice', 'correction', 'left out'}
     assert check_summary(report, found.table).startswith('0 images of 0 classes; broken: 1, missing: 1, ')
 
 

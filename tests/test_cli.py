@@ -18,7 +18,7 @@ from pet_classifier.data.corrections import Corrections
 from pet_classifier.options import parse_lr, parse_sizes
 
 COMMANDS = ['sample', 'check', 'train', 'find-lr', 'predict', 'evaluate', 'report', 'compare', 'suggest', 'export', 'scale',
-            'push', 'demo', 'cache']
+            'push', 'demo', 'web', 'cache']
 
 
 @pytest.fixture

@@ -2,8 +2,10 @@
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from fastai.callback.core import CancelFitException
 
 from pet_classifier.data.loaders import loaders
 from pet_classifier.training.fine_tuning import fine_tune
@@ -42,3 +44,24 @@ def test_the_shares_of_the_parts_are_of_the_whole_and_only_some_batches_are_trai
     assert found['loading'] + found['gradients'] + found['step'] == pytest.approx(1)
     assert found['rate'] > 0 and found['busy'] is None and len(learn.recorder.losses) == 4  # the fifth was not noted any more
     assert all(found[part] > 0 for part in ('loading', 'gradients', 'step'))
+
+
+def test_the_share_that_a_gpu_is_busy_is_of_the_time_without_the_profilers_own_start_and_stop(monkeypatch):
+    monkeypatch.syspath_prepend(str(HERE))
+    import measure
+    now = [0.]
+    class Profile:
+        def __init__(self, activities): pass
+        def start(self): now[0] += 3.5
+        def stop(self): now[0] += 1
+        def key_averages(self): return [SimpleNamespace(self_device_time_total=900_000.)]
+    monkeypatch.setattr(measure, 'profile', Profile)
+    monkeypatch.setattr(measure.time, 'perf_counter', lambda: now[0])
+    monkeypatch.setattr('torch.cuda.synchronize', lambda: None)
+    busy = measure.BusyClock(1, 3)
+    busy.learn = SimpleNamespace(training=True)
+    with pytest.raises(CancelFitException):
+        for _ in range(3):
+            busy.after_batch()
+            now[0] += 0.5
+    assert busy.share == pytest.approx(0.9)

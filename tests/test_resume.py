@@ -3,6 +3,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -243,6 +244,7 @@ def test_a_full_disk_in_the_middle_is_one_clear_line_and_the_last_epoch_stays(qu
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoint, 'write', full)
+        patch.setattr('pet_classifier.run.Checkpoint', partial(Checkpoint, every=0))
         try:
             with pytest.raises(OSError) as e: quick()
         finally: resource.setrlimit(resource.RLIMIT_FSIZE, limits)

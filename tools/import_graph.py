@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGE, PICTURE = ROOT/'pet_classifier', ROOT/'nbs'/'images'/'architecture.svg'
-ROWS = [['top'], ['review'], ['runs'], ['training', 'deploy'], ['evaluation'], ['model'], ['data'], ['core']] # imports lead down only
+ROWS = [['top'], ['review'], ['runs'], ['training', 'deploy'], ['evaluation'], ['model'], ['data'], ['core']] # imports lead down
 
 
 def import_graph(package=PACKAGE):

@@ -8,7 +8,8 @@ __all__ = ['DeviceAvgLoss', 'DeviceAvgSmoothLoss', 'DeviceAvgMetric', 'no_log', 
 # %% ../../nbs/api/core.progress.ipynb #5b907002
 import sys
 import time
-from math import ceil
+from math import ceil, inf
+from typing import Any
 
 import pandas as pd
 import torch
@@ -19,12 +20,28 @@ from fastai.torch_core import find_bs, to_detach
 from fastcore.imports import in_notebook
 
 # %% ../../nbs/api/core.progress.ipynb #6c06dd2b
-class DeviceAvgLoss(AvgLoss):
-    "`AvgLoss` accumulated on the device of the loss"
-    def accumulate(self, learn):
+class _AvgOverAll:
+    "Average over the images of a data set, those of other processes too, if `learn.dl` is fastai's `DistributedDL`"
+    total: Any
+    count: int
+
+    def add(self, learn, value):
         bs = find_bs(learn.yb)
-        self.total += learn.loss.detach().mean()*bs
+        self.total += value*bs
         self.count += bs
+        self.shared = learn.loss.device if getattr(getattr(learn, 'dl', None), 'world_size', 1) > 1 else None
+
+    @property
+    def value(self):
+        if not self.count: return None
+        if self.shared is None: return self.total/self.count
+        sums = torch.stack([torch.as_tensor(v, dtype=torch.float64, device=self.shared) for v in (self.total, self.count)])
+        torch.distributed.all_reduce(sums)
+        return sums[0]/sums[1]
+
+class DeviceAvgLoss(_AvgOverAll, AvgLoss):
+    "`AvgLoss` accumulated on the device of the loss"
+    def accumulate(self, learn): self.add(learn, learn.loss.detach().mean())
 
 class DeviceAvgSmoothLoss(AvgSmoothLoss):
     "`AvgSmoothLoss` accumulated on the device of the loss"
@@ -33,12 +50,9 @@ class DeviceAvgSmoothLoss(AvgSmoothLoss):
         loss = learn.loss.detach().mean()
         self.val = torch.lerp(loss, self.val.to(loss.device), self.beta)
 
-class DeviceAvgMetric(AvgMetric):
+class DeviceAvgMetric(_AvgOverAll, AvgMetric):
     "`AvgMetric` accumulated on the device of the predictions"
-    def accumulate(self, learn):
-        bs = find_bs(learn.yb)
-        self.total += to_detach(self.func(learn.pred, *learn.yb), cpu=False)*bs
-        self.count += bs
+    def accumulate(self, learn): self.add(learn, to_detach(self.func(learn.pred, *learn.yb), cpu=False))
 
 # %% ../../nbs/api/core.progress.ipynb #918dfec1
 def _html_display():
@@ -51,10 +65,11 @@ def no_log(log): "Do nothing, instead of fastai's logger, which prints each epoc
 
 class EpochTable(Callback):
     "Show about ten epochs of a fit, and record all of them in `rows`"
-    order, remove_on_fetch, max_shown = 65, True, 10
+    order, remove_on_fetch, max_shown, pause = 65, True, 10, 0.25
 
     def __init__(self):
         self.rows, self.stage, self.shown, self.update = [], 'fit', [], None
+        self.status, self.drawn, self.changed = '', -inf, False # text; time of the last drawing; anything new since?
 
     def after_create(self):
         "Replace fastai's progress bar, logger and averages"
@@ -66,7 +81,7 @@ class EpochTable(Callback):
     def before_fit(self):
         self.update, self.quiet = None, self.learn.logger is not no_log # fastai sets another logger in validate and lr_find
         if self.quiet: return
-        self.shown, self.started = [], time.perf_counter()
+        self.shown, self.status, self.changed, self.started = [], '', False, time.perf_counter()
         self.every = ceil(self.n_epoch/self.max_shown)
         self.update = _html_display() if in_notebook() else None
 
@@ -82,6 +97,7 @@ class EpochTable(Callback):
         elif not in_notebook(): self._show_status(f'step {self.train_iter+1}' if self.training else progress)
 
     def after_fit(self):
+        if self.update and self.changed: self._draw() # where a fit that was cancelled stopped
         if self.quiet and sys.stdout.isatty(): print('\r\033[K', end='', flush=True)
 
     def after_epoch(self):
@@ -92,13 +108,28 @@ class EpochTable(Callback):
         self.rows.append(row)
         if (self.epoch+1) % self.every == 0 or self.epoch+1 == self.n_epoch: self._show_row(row)
 
+    def _is_due(self):
+        "Return whether something may be drawn: every quarter of a second"
+        return time.monotonic() - self.drawn >= self.pause
+
+    def _draw(self):
+        self.update(self._html() + f'<p>{self.status}</p>'*bool(self.status))
+        self.drawn, self.changed = time.monotonic(), False
+
     def _show_status(self, text):
-        if self.update: self.update(self._html() + f'<p>{text}</p>')
-        elif sys.stdout.isatty(): print(f'\r{text}\033[K', end='', flush=True)
+        self.status, self.changed = text, True
+        if not self._is_due(): return
+        if self.update: self._draw()
+        elif sys.stdout.isatty():
+            print(f'\r{text}\033[K', end='', flush=True)
+            self.drawn = time.monotonic()
 
     def _show_row(self, row):
         self.shown.append(row)
-        if self.update: return self.update(self._html())
+        self.status, self.changed = '', True
+        if self.update:
+            if self._is_due() or self.epoch+1 == self.n_epoch: self._draw()
+            return
         if sys.stdout.isatty(): print('\r\033[K', end='')
         if len(self.shown) == 1: print(' '.join(f'{name:>10}' for name in list(row)[1:]))
         print(' '.join(f'{v:>10}' if isinstance(v, int) else f'{v:>10.4f}' for v in list(row.values())[1:]), flush=True)

@@ -17,7 +17,7 @@ from PIL import ImageColor
 class Breed:
     "The appearance of a breed; lengths are in head radii."
     name: str # as in the file names of the Oxford-IIIT Pet data set
-    ears: str # shape, a key of `EARS`
+    ears: str|tuple # shape, a key of `EARS`, or the corners of an ear, as listed there, in tuples
     ear: float # size of the ears
     wide: float # width of the head
     jaw: float # above 0 the head is widest at the chin, below 0 it is pointed
@@ -86,9 +86,10 @@ CATS = tuple(b.name for b in _TRAITS.values() if b.cat)  # the 12 cat breeds amo
 
 # %% ../../nbs/api/data.breeds.ipynb #e22c7dee
 def find_breed(
-    name:str, # one of `BREEDS`
+    name:str|Breed, # one of `BREEDS`; a `Breed` is returned as it is
 ) -> Breed: # its row of the table
     "Return the breed `name`; raise a `ValueError` that suggests similar names if there is none."
+    if isinstance(name, Breed): return name
     if name in BREEDS: return _TRAITS[name]
     close = difflib.get_close_matches(str(name), BREEDS, 3, .4) or BREEDS[:3]
     raise ValueError(f'{name!r} is not a breed that can be drawn; expected a name such as {", ".join(close)}; '
@@ -149,7 +150,7 @@ def hue(rng, light):
 class Pet:
     "One pet of a breed: its coat, pose and mood."
     def __init__(self,
-        name, # a breed, one of `BREEDS`
+        name, # a breed, one of `BREEDS`, or a `Breed`
         rng, # `random.Random` that decides the rest
     ):
         self.breed = b = find_breed(name)

@@ -85,7 +85,7 @@ def check_sizes(
 ) -> tuple[int, ...]: # ascending
     "Return `size` as an ascending tuple; raise a `ValueError` if a size is invalid"
     sizes = tuple(size) if isinstance(size, (tuple, list)) else (size,)
-    if not sizes or len({*sizes}) < len(sizes) or not all(type(s) is int and 8 <= s <= 4096 for s in sizes):
+    if not sizes or not all(type(s) is int and 8 <= s <= 4096 for s in sizes) or len({*sizes}) < len(sizes):
         raise ValueError(f'size={size}: expected 8 to 4096 pixels, such as 224, or several different ones, such as (224, 352)')
     return tuple(sorted(sizes))
 

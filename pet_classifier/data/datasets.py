@@ -18,12 +18,18 @@ from urllib.error import URLError
 
 import numpy as np
 import pandas as pd
+from fastcore.basics import num_cpus
+from joblib import Parallel, delayed
 from PIL import Image, ImageOps
 
 from ..core.files import atomic_write, atomic_write_dir, cache_dir, printable, write_csv, write_text
 from . import breeds, drawing
 
 # %% ../../nbs/api/data.datasets.ipynb #6506508a
+def _draw(breed, number, file):
+    "Draw one pet into `file`; not flushed to the disk one by one, which takes as long as drawing"
+    with atomic_write(file, sync=False) as p: drawing.draw_pet(breed, number).save(p, quality=90)
+
 def draw_sample(
     folder, # a new or empty folder
     per_breed:int=10, # images per breed
@@ -35,9 +41,9 @@ def draw_sample(
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"'{folder}' is not empty; a sample is drawn into a new or an empty folder")
     folder.mkdir(parents=True, exist_ok=True)
-    for breed in breeds.BREEDS:
-        for n in range(1, per_breed + 1):
-            with atomic_write(folder/f'{breed}_{n}.jpg') as p: drawing.draw_pet(breed, seed * 1_000_000 + n).save(p, quality=90)
+    todo = [(breed, seed * 1_000_000 + n, folder/f'{breed}_{n}.jpg') for breed in breeds.BREEDS for n in range(1, per_breed + 1)]
+    processes = num_cpus() if len(todo) > 100 else 1 # starting a process takes as long as drawing thirty pets
+    Parallel(processes, batch_size=20)(delayed(_draw)(*args) for args in todo)
     return folder
 
 # %% ../../nbs/api/data.datasets.ipynb #41a53766

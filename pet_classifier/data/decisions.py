@@ -54,7 +54,8 @@ def _is_whole(raw):
     "Return whether `raw`, which has no line end, is a complete row: its last column is a time with a time zone."
     try:
         (_, row), = _records(raw)
-        return len(row) == len(COLUMNS) and not decision_problem(Decision(*row)) and bool(datetime.fromisoformat(row[-1]).tzinfo)
+        if len(row) != len(COLUMNS) or decision_problem(Decision(*row)): return False
+        return bool(datetime.fromisoformat(row[-1].replace('Z', '+00:00')).tzinfo) # Python 3.10 does not read Z
     except (ValueError, csv.Error): return False
 
 def _split_rows(raw):

@@ -12,7 +12,7 @@ import random
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFilter, ImageOps
 
-from .breeds import EARS, FLECKS, MARKS, Pet, hue, mix
+from .breeds import EARS, FLECKS, MARKS, Breed, Pet, find_breed, hue, mix
 
 # %% ../../nbs/api/data.drawing.ipynb #d1ddae21
 def _oval(rx, ry, x=0., y=0., jaw=0., n=72):
@@ -112,7 +112,7 @@ def _draw_body(pen):
 # %% ../../nbs/api/data.drawing.ipynb #152ed91a
 def _draw_ear(pen, hang):
     "Draw one ear, with a pink inside if it stands."
-    b, pet, p = pen.pet.breed, pen.pet, np.array(EARS[pen.pet.breed.ears])
+    b, pet, p = pen.pet.breed, pen.pet, np.array(EARS.get(pen.pet.breed.ears, pen.pet.breed.ears))
     root = (p[0] + p[-1]) / 2
     ear = _smooth((root + (p - root) * b.ear * pen.gen.uniform(.94, 1.06)) * [b.wide, 1], .16)
     mid = ear.mean(0)
@@ -218,11 +218,12 @@ def _light(im, rng, gen):
 
 # %% ../../nbs/api/data.drawing.ipynb #4b2d9acb
 def draw_pet(
-    breed:str, # one of `BREEDS`
+    breed:str|Breed, # one of `BREEDS`, or a `Breed` of your own
     seed:int=0, # random seed of coat, pose, background and light
 ) -> Image.Image: # RGB, height and width from 300 to 420 pixels
     "Draw a pet of `breed`; the same seed gives the same image."
-    rng = random.Random(f'{breed}/{seed}')  # noqa: S311
+    breed = find_breed(breed)
+    rng = random.Random(f'{breed.name}/{seed}')  # noqa: S311
     pet, w, h, up = Pet(breed, rng), rng.randint(300, 420), rng.randint(300, 420), 1.6
     im = _place(rng, w, h).resize((round(w * up), round(h * up)), Image.Resampling.BILINEAR)
     s = min(w, h) * up * rng.uniform(.17, .31)

@@ -6,6 +6,7 @@
 __all__ = ['open_pil', 'image_block', 'CenterResize', 'presize', 'PetDL', 'PetLoaders', 'loaders']
 
 # %% ../../nbs/api/data.loaders.ipynb #8acfe8cd
+import os
 from functools import cached_property, partial
 
 import pandas as pd
@@ -20,7 +21,7 @@ from fastcore.meta import delegates
 from fasttransform import explode_types
 from matplotlib import pyplot as plt
 
-from ..core.device import choose_device, index_batches, send
+from ..core.device import choose_device, index_batches, is_gpu, send
 from ..core.keywords import refuse_unknown
 from .augment import default_augment
 from .crops import check_sizes, load_crops
@@ -105,6 +106,7 @@ class PetLoaders(DataLoaders):
     "fastai's `DataLoaders` with the attributes `size` and `sizes`, and a `show_batch` that refuses unknown keywords"
     size: int|None = None # input size of the network in pixels; the largest of `sizes`
     sizes: tuple = () # input sizes in pixels, ascending
+    bs_given: bool = False # did the user choose the batch size?
 
     @refuse_unknown
     def show_batch(self,
@@ -119,22 +121,32 @@ class PetLoaders(DataLoaders):
         self.train.show_batch(b, max_n=max_n, nrows=nrows, ncols=ncols, figsize=figsize, unique=unique)
 
 # %% ../../nbs/api/data.loaders.ipynb #b69d9a4e
+def _use_local_gpu(device):
+    "Make the GPU of this process the current one, if it is one of several processes with a GPU each, and none was asked for"
+    rank = os.environ.get('LOCAL_RANK')
+    if rank is None or device is not None or not torch.cuda.is_available(): return
+    if int(rank) >= (n := torch.cuda.device_count()):
+        raise ValueError(f'LOCAL_RANK={rank}: this machine has {n} GPUs; start at most one process for each')
+    torch.cuda.set_device(int(rank))
+
 @refuse_unknown
 def loaders(
     table, # labelled table with the columns `file`, `label` and `is_valid`
     size:int|tuple=224, # input size of the network in pixels; several, such as (224, 352): their features are averaged
-    bs:int|None=None, # batch size, at most the number of training images; None: 32 on a CPU, 64 on a GPU
+    bs:int|None=None, # batch size, at most the number of training images; None: 32 on a CPU, 64 on a GPU, less if out of memory
     augment:list|None=None, # fastai batch transforms for training images; None: `default_augment(size)`; []: none
     seed:int=2, # random seed of the order of training images
     num_workers:int=0, # number of worker processes
-    device=None, # device of the batches, as in `choose_device`; None: the GPU if there is one
+    device=None, # device of the batches, as in `choose_device`; None: the GPU if there is one, that of `LOCAL_RANK` of several
     keep:bool|None=None, # store all decoded images on the device if they fit? None: on a GPU without `num_workers`
 ) -> PetLoaders: # with `train`, `valid`, `vocab`, `size` (the largest) and `sizes`
     "Return fastai `DataLoaders` of `table`, with its split, presizing and augmentation"
+    _use_local_gpu(device)
     device = choose_device(device)
-    if keep is None: keep = device.type == 'cuda' and not num_workers
+    if keep is None: keep = is_gpu(device) and not num_workers
     if keep and num_workers:
         raise ValueError(f'keep=True, num_workers={num_workers}: workers cannot use images on a device; give only one')
+    bs_given = bs is not None
     if bs is None: bs = 32 if device.type == 'cpu' else 64
     if bs < 1: raise ValueError(f'bs={bs}: expected at least 1')
     *_, size = sizes = check_sizes(size)
@@ -151,5 +163,5 @@ def loaders(
     for dl, side in zip(dls.loaders, (presize(size) if spare else size, size)):
         dl.side, dl.decoded = side, DecodedImages(dl.dataset.items.file, side, device if keep else None)
     res = PetLoaders(*dls.loaders, device=device)
-    res.size, res.sizes = size, sizes
+    res.size, res.sizes, res.bs_given = size, sizes, bs_given
     return res

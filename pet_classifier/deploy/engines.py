@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Lock
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -25,9 +25,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 from torch import nn
 
+from ..core.device import memory_format, send
 from ..model.bundle import Bundle
 from ..model.inference import InferenceModel, plain_inference_model
-from ..model.network import PRECISIONS, has_bf16, set_precision
+from ..model.network import DTYPES, resolve_precision, set_precision
 
 # %% ../../nbs/api/deploy.engines.ipynb #579de7f2
 Engine: TypeAlias = Callable[[torch.Tensor], np.ndarray] # uint8 images (n x 3 x size x size) -> logits (n x classes)
@@ -35,15 +36,18 @@ Engine: TypeAlias = Callable[[torch.Tensor], np.ndarray] # uint8 images (n x 3 x
 def torch_engine(
     bundle:Bundle, # the network, left unchanged
     precision:str='auto', # as in `set_precision`
-) -> Engine: # returns float32 logits
+    device='cpu', # where to compute
+) -> Engine: # from images on the CPU to float32 logits
     "Return an engine that runs `bundle` with torch"
-    network = set_precision(copy.deepcopy(bundle.model), precision)
-    if network.runs_in_bf16:
+    device, layout = torch.device(device), memory_format(device)
+    network = set_precision(copy.deepcopy(bundle.model), precision, device)
+    if network.runs_in != 'fp32':
         for layer in network[0].modules():
-            if isinstance(layer, (nn.Conv2d, nn.Linear)): layer.to(torch.bfloat16)
-    model = InferenceModel(replace(bundle, model=network)).eval()
+            if isinstance(layer, (nn.Conv2d, nn.Linear)): layer.to(DTYPES[network.runs_in])
+    model: Any = InferenceModel(replace(bundle, model=network)).eval().to(device)
+    model.to(memory_format=layout)
     @torch.inference_mode()
-    def engine(images): return model(images.contiguous(memory_format=torch.channels_last)).numpy()
+    def engine(images): return model(send(images.contiguous(memory_format=layout), device)).cpu().numpy()
     return engine
 
 # %% ../../nbs/api/deploy.engines.ipynb #ebc90321
@@ -76,11 +80,12 @@ def _cached(kind, version, bundle, convert):
 
 def engine_precision(
     name:str, # 'torch', 'openvino' or 'onnx'
-    precision:str, # 'auto', 'bf16' or 'fp32'
-) -> str: # 'bf16' or 'fp32'
+    precision:str, # 'auto', 'bf16', 'fp16' or 'fp32'
+    device='cpu', # where the torch engine computes; the others compute on the CPU
+) -> str: # 'bf16', 'fp16' or 'fp32'
     "Return the precision in which the engine `name` computes on this machine"
-    if precision not in PRECISIONS: raise ValueError(f"precision={precision!r}: expected one of {', '.join(PRECISIONS)}")
-    if name != 'onnx': return 'bf16' if precision == 'auto' and has_bf16() else precision.replace('auto', 'fp32')
+    resolved = resolve_precision(precision, device if name == 'torch' else 'cpu')
+    if name != 'onnx': return resolved
     if precision != 'bf16': return 'fp32'
     raise ValueError("precision='bf16': ONNX Runtime computes in fp32 here; pass 'auto' or 'fp32', or choose another engine")
 
@@ -125,9 +130,12 @@ OPENVINO_MIN_IMAGES = 1000 # from here on, OpenVINO saves more time than its con
 def choose_engine(
     name:str, # 'auto', 'torch', 'openvino' or 'onnx'
     n:int, # number of images to predict
+    device='cpu', # where the torch engine would compute
 ) -> str: # 'torch', 'openvino' or 'onnx'
-    "Return the engine for `n` images; 'auto' is OpenVINO for many images if it is installed, else torch"
-    if name == 'auto': return 'openvino' if n >= OPENVINO_MIN_IMAGES and find_spec('openvino') else 'torch'
+    "Return the engine for `n` images; 'auto' is torch on a GPU, on a CPU OpenVINO for many images if it is installed, else torch"
+    if name == 'auto':
+        on_cpu = torch.device(device).type == 'cpu'
+        return 'openvino' if on_cpu and n >= OPENVINO_MIN_IMAGES and find_spec('openvino') else 'torch'
     if name not in ENGINES: raise ValueError(f"engine={name!r}: expected one of auto, {', '.join(ENGINES)}")
     if missing := [package for package in REQUIRED_PACKAGES[name] if find_spec(package) is None]:
         raise ValueError(f"engine={name!r}: {' and '.join(missing)} not installed; pip install 'pet-classifier[{name}]', "
@@ -141,8 +149,9 @@ class Engines:
     def __init__(self,
         bundle:Bundle, # the network
         precision:str='auto', # of all engines
+        device='cpu', # of the torch engine
     ):
-        self.bundle, self.precision, self.lock = bundle, precision, Lock()
+        self.bundle, self.precision, self.device, self.lock = bundle, precision, device, Lock()
         self.engines: dict[str, Engine] = {}
 
     def __call__(self,
@@ -151,7 +160,9 @@ class Engines:
     ) -> np.ndarray: # float32, n x classes
         "Return the logits of `images`, computed by the engine `name`"
         with self.lock:
-            if name not in self.engines: self.engines[name] = ENGINES[name](self.bundle, self.precision)
+            if name not in self.engines:
+                where = (self.device,) if name == 'torch' else ()
+                self.engines[name] = ENGINES[name](self.bundle, self.precision, *where)
             return self.engines[name](images)
 
-    def __reduce__(self): return Engines, (self.bundle, self.precision) # unpickling creates new engines
+    def __reduce__(self): return Engines, (self.bundle, self.precision, self.device) # unpickling creates new engines

@@ -25,6 +25,8 @@ from ..model.inference import plain_inference_model
 # %% ../../nbs/api/deploy.onnx.ipynb #87d183e4
 class ProbabilitiesAndLogits(nn.Module):
     "Module from uint8 images (n x 3 x size x size) to probabilities and logits (n x classes each)"
+    outputs: tuple[str, ...] = 'probabilities', 'logits'
+
     def __init__(self, bundle:Bundle):
         super().__init__()
         self.model, self.temperature = plain_inference_model(bundle), bundle.temperature
@@ -35,6 +37,7 @@ class ProbabilitiesAndLogits(nn.Module):
 
 def onnx_bytes(
     bundle:Bundle, # left unchanged
+    module:type[ProbabilitiesAndLogits]=ProbabilitiesAndLogits, # what to export; a subclass has more `outputs`
 ) -> bytes: # content of an .onnx file
     "Return `bundle` as ONNX: input `images` (uint8, n x 3 x size x size); outputs `probabilities`, `logits` (n x classes)"
     if missing := [name for name in ('onnx', 'onnxscript') if find_spec(name) is None]:
@@ -45,8 +48,8 @@ def onnx_bytes(
     with warnings.catch_warnings(), redirect_stdout(StringIO()): # the exporter prints its steps
         warnings.simplefilter('ignore')
         try: program = torch.onnx.export(
-            ProbabilitiesAndLogits(bundle).eval(), (example,), dynamo=True, verbose=False, input_names=['images'],
-            output_names=['probabilities', 'logits'], dynamic_shapes=({0: torch.export.Dim('n')},))
+            module(bundle).eval(), (example,), dynamo=True, verbose=False, input_names=['images'],
+            output_names=[*module.outputs], dynamic_shapes=({0: torch.export.Dim('n')},))
         except torch.onnx.OnnxExporterError as e:
             why = str(e.__cause__ or e).strip().splitlines()[0]
             raise ValueError(f"{bundle.config['arch']} cannot be exported to ONNX: {why}") from e

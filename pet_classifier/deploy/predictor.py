@@ -20,6 +20,7 @@ import torch
 from fastcore.basics import num_cpus
 from PIL import Image
 
+from ..core.device import choose_device
 from ..data.crops import ImageLike, load_crop
 from ..data.images import ImageProblem, listed
 from .engines import Engines, choose_engine
@@ -80,12 +81,17 @@ class Predictor:
     "Predicts with a bundle; thread-safe"
     def __init__(self,
         bundle:Bundle|str|os.PathLike, # a `Bundle`, or the folder of one
-        engine:str='auto', # 'torch', 'openvino', 'onnx', or 'auto': OpenVINO for 1,000 images or more if installed, else torch
-        precision:str='auto', # 'auto': bf16 if the CPU supports it; 'bf16' or 'fp32'
+        engine:str='auto', # 'torch', 'openvino', 'onnx', or 'auto': torch on a GPU, else as in `choose_engine`
+        precision:str='auto', # as in `set_precision`: 'auto', 'bf16', 'fp16' (on a GPU) or 'fp32'
+        device=None, # of the torch engine, as in `choose_device`; None: the GPU if there is one
     ):
         choose_engine(engine, 1)
+        on_cpu = engine in ('openvino', 'onnx')
+        self.device = torch.device('cpu') if on_cpu and device is None else choose_device(device)
+        if on_cpu and self.device.type != 'cpu':
+            raise ValueError(f"engine={engine!r}, device={str(device)!r}: this engine computes on the CPU; give engine='torch'")
         self.bundle = bundle if isinstance(bundle, Bundle) else load_bundle(bundle)
-        self.engine, self.precision, self.engines = engine, precision, Engines(self.bundle, precision)
+        self.engine, self.precision, self.engines = engine, precision, Engines(self.bundle, precision, self.device)
 
     def prepare(self,
         image:ImageLike, # as `predict` takes it
@@ -98,7 +104,8 @@ class Predictor:
         n:int=1, # number of images in total, by which the engine is chosen
     ) -> np.ndarray: # float32, one row per image, one column per class
         "Return the logits of prepared images"
-        if np.isfinite(logits := self.engines(choose_engine(self.engine, n), torch.stack(prepared))).all(): return logits
+        logits = self.engines(choose_engine(self.engine, n, self.device), torch.stack(prepared))
+        if np.isfinite(logits).all(): return logits
         raise ValueError('the network returns NaN or infinity; its weights are damaged')
 
     def probabilities(self,

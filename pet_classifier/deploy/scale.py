@@ -23,6 +23,7 @@ import pyarrow as pa
 import torch
 from fastcore.basics import num_cpus
 
+from ..core.device import choose_device
 from ..core.files import remove_stale_folders, write_json
 from ..data.images import ImageProblem, listed
 from .engines import choose_engine, engine_precision
@@ -39,7 +40,7 @@ class PredictionRows:
         bundle, # folder of a bundle
         top:int=1, # number of classes per image, the most probable first
         engine:str='torch', # 'torch', 'openvino' or 'onnx'
-        precision:str='fp32', # 'bf16' or 'fp32'
+        precision:str='fp32', # 'bf16', 'fp16' or 'fp32'
     ):
         self.predictor, self.top = Predictor(bundle, engine, precision), top
         self.about = dict(rows='predictions', bundle=bundle_id(self.predictor.bundle), top=top, engine=engine,
@@ -54,10 +55,10 @@ class FeatureRows:
     "Function from paths of images to the features of a bundle's body, as an Arrow table"
     def __init__(self,
         bundle, # folder of a bundle
-        precision:str='fp32', # 'bf16' or 'fp32'
+        precision:str='fp32', # 'bf16', 'fp16' or 'fp32'
     ):
-        b = load_bundle(bundle)
-        self.extractor = FeatureExtractor(set_precision(b.model, precision), b.size, Preprocess(b.mean, b.std))
+        b, device = load_bundle(bundle), choose_device()
+        self.extractor = FeatureExtractor(set_precision(b.model, precision, device), b.size, Preprocess(b.mean, b.std), device)
         self.about = dict(rows='features', precision=precision, **self.extractor.facts())
 
     def _batch(self, files):
@@ -133,9 +134,10 @@ def compute_rows(
     files, # paths of images
     folder, # for the Parquet files
     address:str|None=None, # of a Ray cluster; None: this machine
-    workers:int|None=None, # number of processes; None: one per core
+    workers:int|None=None, # number of processes; None: one per core, or per GPU
     chunk:int=1024, # images per part
     say=None, # called with a line of text after each part
+    gpu:bool=False, # does `make` compute on a GPU if there is one? One process per GPU then, by default
 ) -> Path: # `folder`
     "Compute the rows of `files` into a folder of Parquet files, in processes on this machine or on a Ray cluster"
     names, folder = [os.fsencode(f) for f in files], Path(folder).absolute()
@@ -149,7 +151,8 @@ def compute_rows(
     n = ceil(len(names)/chunk)
     todo = [dict(part=i, first=i*chunk, names=names[i*chunk:(i+1)*chunk]) for i in range(n) if not part_file(folder, i).exists()]
     args, say = (make, folder, os.getcwd()), say or (lambda line: None)
-    counts = _on_ray(args, todo, address, workers, say) if address else _here(args, todo, workers)
+    if gpu and not address and choose_device().type != 'cpu': workers = workers or 1
+    counts = _on_ray(args, todo, address, workers, say, gpu) if address else _here(args, todo, workers)
     for i in counts: say(f'{n - len(todo) + i} of {n} parts')
     if missing := [i for i in range(n) if not part_file(folder, i).exists()]:
         raise OSError(f"{len(missing)} of {n} parts are written but not in '{folder}'; choose a folder that all machines share")
@@ -176,14 +179,17 @@ def _here(args, todo, workers):
             pool.shutdown(wait=False, cancel_futures=True)
             for p in processes: p.close()
 
-def _on_ray(args, todo, address, workers, say):
+def _on_ray(args, todo, address, workers, say, gpu):
     "Compute the parts in `todo` on a Ray cluster; yield the number of parts done"
     if not todo: return
     say(f'connecting to the Ray cluster at {address}; this opens ports to the other machines')
     with ray_cluster(address, workers) as n_workers:
         import ray
+        n_gpus = int(ray.cluster_resources().get('GPU', 0)) if gpu else 0
+        if n_gpus: n_workers = min(workers or n_gpus, n_gpus) # Ray shows each process a GPU of its own
         data = ray.data.from_items(todo, override_num_blocks=len(todo))
         done = data.map_batches(PartProcess, fn_constructor_args=args, batch_size=1, batch_format='pyarrow', num_cpus=1,
+                                num_gpus=int(n_gpus > 0),
                                 compute=ray.data.ActorPoolStrategy(size=min(n_workers, len(todo))))
         try:
             for i, row in enumerate(done.iter_rows(), 1):
@@ -201,15 +207,15 @@ def predict_on_ray(
     engine:str='auto', # 'torch', 'openvino', 'onnx' or 'auto', as in `Predictor`
     precision:str='auto', # 'auto': bf16 if this machine supports it; 'bf16' or 'fp32'
     address:str|None=None, # of a Ray cluster: 'auto', 'ray://head:10001'; None: this machine
-    workers:int|None=None, # number of processes; None: one per core
+    workers:int|None=None, # number of processes; None: one per core, or per GPU
     chunk:int=1024, # images per part, that is, per file
     say=None, # called with a line of text after each part
 ) -> Path: # `folder`; `pd.read_parquet` reads it as one table: `number`, and the columns of `predict_files`
     "Predict `files` into a folder of Parquet files, one row per image, on all cores of this machine or on a Ray cluster"
-    files = list(files)
-    engine = choose_engine(engine, len(files))
-    make = partial(PredictionRows, Path(bundle).absolute(), top, engine, engine_precision(engine, precision))
-    return compute_rows(make, files, folder, address, workers, chunk, say)
+    files, device = list(files), choose_device()
+    engine = choose_engine(engine, len(files), device)
+    make = partial(PredictionRows, Path(bundle).absolute(), top, engine, engine_precision(engine, precision, device))
+    return compute_rows(make, files, folder, address, workers, chunk, say, gpu=engine == 'torch')
 
 def features_on_ray(
     bundle, # folder of a bundle, readable by all machines; its body is used
@@ -217,10 +223,10 @@ def features_on_ray(
     folder, # for the Parquet files, writable by all machines; new, or of an interrupted run of the same call
     precision:str='auto', # 'auto': bf16 if this machine supports it; 'bf16' or 'fp32'
     address:str|None=None, # of a Ray cluster: 'auto', 'ray://head:10001'; None: this machine
-    workers:int|None=None, # number of processes; None: one per core
+    workers:int|None=None, # number of processes; None: one per core, or per GPU
     chunk:int=1024, # images per part, that is, per file
     say=None, # called with a line of text after each part
 ) -> Path: # `folder`; its table has the columns `number`, `file`, `features`, `problem`
     "Compute the features of `files` into a folder of Parquet files, on all cores of this machine or on a Ray cluster"
-    make = partial(FeatureRows, Path(bundle).absolute(), engine_precision('torch', precision))
-    return compute_rows(make, files, folder, address, workers, chunk, say)
+    make = partial(FeatureRows, Path(bundle).absolute(), engine_precision('torch', precision, choose_device()))
+    return compute_rows(make, files, folder, address, workers, chunk, say, gpu=True)

@@ -121,10 +121,11 @@ def _join(parts, out, top):
 # %% ../../nbs/api/deploy.tables.ipynb #cf65641c
 def _request(predictor, files, top, chunk):
     "Return what the rows depend on, as a JSON object"
-    bundle, engine = predictor.bundle, choose_engine(predictor.engine, len(files))
+    bundle, engine = predictor.bundle, choose_engine(predictor.engine, len(files), predictor.device)
     digest = sha256()
     for f in files: digest.update(os.fsencode(f'{f}\0{os.path.abspath(f)}\0'))
-    return dict(bundle=bundle_id(bundle), engine=engine, precision=engine_precision(engine, predictor.precision),
+    precision = engine_precision(engine, predictor.precision, predictor.device)
+    return dict(bundle=bundle_id(bundle), engine=engine, precision=precision,
                 top=top, chunk=chunk, images=len(files), files=digest.hexdigest())
 
 def _start(folder, out, request, parts):

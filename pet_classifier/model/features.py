@@ -102,7 +102,7 @@ class FeatureExtractor:
     def name(self) -> str|None: # None: features are not cached
         "The file name of these features in the cache"
         if (key := getattr(self.preprocess, 'key', None)) is None: return None
-        facts = (fingerprint(self.model[0]), split_head(self.model[1])[0], self.size, key, self.seed, self.model.runs_in_bf16,
+        facts = (fingerprint(self.model[0]), split_head(self.model[1])[0], self.size, key, self.seed, self.model.runs_in,
                  self.device.type, *self._several().values())
         return f'features-{sha256(repr(facts).encode()).hexdigest()[:32]}.npz'
 
@@ -112,14 +112,16 @@ class FeatureExtractor:
     ) -> torch.Tensor: # float32, one row per image
         "Return the features of `files`, computed without the cache"
         from pet_classifier.core.console import progress_bar
-        files, (pool, rest), gpu = list(files), split_head(self.model[1]), self.device.type == 'cuda'
-        bs = bs or (256 if gpu else 32)
-        features = torch.empty(len(files), next(rest.parameters()).shape[-1], pin_memory=gpu) # allocated once
+        files, (pool, rest) = list(files), split_head(self.model[1])
+        bs = bs or (32 if self.device.type == 'cpu' else 256)
+        features = torch.empty(len(files), next(rest.parameters()).shape[-1]) # allocated once
+        done, rows = slice(0), features[:0]
         with no_random(self.seed), fast_math(self.device), evaluating(self.model.to(self.device)):
             for i in progress_bar(range(0, len(files), bs), each=bs):
-                x = self.preprocess(send(load_crops(files[i:i+bs], self.size), self.device))
-                features[i:i+bs].copy_(self.model.pooled(x, pool), non_blocking=True)
-            if gpu: torch.cuda.synchronize(self.device)
+                crops = load_crops(files[i:i+bs], self.size) # decoded while a GPU computes the batch before
+                features[done].copy_(rows)
+                done, rows = slice(i, i+bs), self.model.pooled(self.preprocess(send(crops, self.device)), pool)
+            features[done].copy_(rows)
         return features
 
     def __call__(self,

@@ -30,7 +30,7 @@ def grad_cam(
     with torch.enable_grad():
         maps = maps.requires_grad_()
         logits = model[1](maps)
-        target = logits.argmax(1) if classes is None else torch.as_tensor(classes)
+        target = logits.argmax(1) if classes is None else torch.as_tensor(classes, device=logits.device)
         gradients, = torch.autograd.grad(logits.gather(1, target[:, None]).sum(), maps)
     heat = (gradients.mean((2, 3), keepdim=True)*maps.detach()).sum(1).relu()
     return heat/heat.amax((1, 2), keepdim=True).clamp_min(1e-12)
@@ -38,10 +38,10 @@ def grad_cam(
 # %% ../../nbs/api/model.gradcam.ipynb #2e67a16c
 def overlay(
     im:Image.Image, # RGB, the center crop that the network was given
-    heat, # rows x columns, from 0 to 1, as returned by `grad_cam`
+    heat, # rows x columns, from 0 to 1, on any device, as returned by `grad_cam`
 ) -> Image.Image: # RGB, of the size of `im`
     "Return `im` with the heat map `heat` drawn over it in red and yellow"
-    grid = Image.fromarray((255*np.asarray(heat)).round().astype(np.uint8))
+    grid = Image.fromarray((255*torch.as_tensor(heat).cpu().numpy()).round().astype(np.uint8))
     smooth = np.asarray(grid.resize(im.size, Image.Resampling.BICUBIC), np.float32)[..., None]/255
     color = 255*colormaps['inferno'](0.35 + 0.65*smooth[..., 0])[..., :3]
     alpha = 0.75*smooth

@@ -65,14 +65,15 @@ class ImageCache:
         return data
 
 # %% ../../nbs/api/review.page.ipynb #rvfbd3f6
-_POLICY = ("default-src 'none'; script-src 'nonce-{0}'; style-src 'nonce-{0}'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; "
-           "form-action 'none'; frame-ancestors 'none'")
+_POLICY = ("default-src 'none'; script-src 'nonce-{0}'; style-src 'nonce-{0}'; img-src 'self' data:; "
+           "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
 
 def _values(json, **types):
     "Return the values of a JSON object by name; raise `Refused` if one has another type"
     if not isinstance(json, dict): raise Refused(422, 'expected a JSON object')
     values = {k: json.get(k, t()) for k, t in types.items()}
-    if wrong := [k for k, t in types.items() if type(values[k]) is not t]: raise Refused(422, f'{wrong[0]} is missing, or of another type')
+    if wrong := [k for k, t in types.items() if type(values[k]) is not t]:
+        raise Refused(422, f'{wrong[0]} is missing, or of another type')
     return values
 
 class _Pages:
@@ -84,6 +85,8 @@ class _Pages:
         self.context = dict(version=__version__, hint=hint, corrections=printable(str(session.corrections.path)),
                             images=len(session.paths), title=printable(Path(session.data.root).name))
 
+    def is_ours(self, request): return compare_digest(request.path_params['token'].encode(), self.token.encode())
+
     def _row(self, request):
         row = int(request.path_params['row'])
         if row >= len(self.session.paths): raise Refused(404, 'no such image')
@@ -92,7 +95,8 @@ class _Pages:
     def page(self, request):
         from starlette.responses import HTMLResponse
         nonce = token_urlsafe(16)
-        return HTMLResponse(self.template.render(nonce=nonce, **self.context), headers={'content-security-policy': _POLICY.format(nonce)})
+        html = self.template.render(nonce=nonce, **self.context)
+        return HTMLResponse(html, headers={'content-security-policy': _POLICY.format(nonce)})
 
     def state(self, request):
         self.session.refresh()
@@ -129,7 +133,7 @@ def _get(pages, func):
     "Return the endpoint of a GET request"
     def endpoint(request):
         from starlette.responses import JSONResponse, PlainTextResponse, Response
-        if not compare_digest(request.path_params['token'].encode(), pages.token.encode()): return PlainTextResponse('Not found', 404)
+        if not pages.is_ours(request): return PlainTextResponse('Not found', 404)
         try: res = func(request)
         except Refused as e: return JSONResponse(dict(problem=e.why), e.status)
         return res if isinstance(res, Response) else JSONResponse(res)
@@ -142,7 +146,7 @@ def _post(pages, func):
 
         from starlette.concurrency import run_in_threadpool
         from starlette.responses import JSONResponse, PlainTextResponse
-        if not compare_digest(request.path_params['token'].encode(), pages.token.encode()): return PlainTextResponse('Not found', 404)
+        if not pages.is_ours(request): return PlainTextResponse('Not found', 404)
         async def use(body):
             try: value = json.loads(body)
             except (ValueError, RecursionError): raise Refused(422, 'the body is not JSON') from None
@@ -165,7 +169,8 @@ def review_app(
     from starlette.routing import Route
     pages = _Pages(session, token, hint)
     routes = [Route('/{token}/', _get(pages, pages.page)), Route('/{token}/state', _get(pages, pages.state)),
-              Route('/{token}/item/{row:int}', _get(pages, pages.item)), Route('/{token}/image/{row:int}/{size}', _get(pages, pages.image)),
+              Route('/{token}/item/{row:int}', _get(pages, pages.item)),
+              Route('/{token}/image/{row:int}/{size}', _get(pages, pages.image)),
               Route('/{token}/decide', _post(pages, pages.decide), methods=['POST']),
               Route('/{token}/retrain', _post(pages, pages.retrain), methods=['POST'])]
     app = Starlette(routes=routes)

@@ -111,8 +111,8 @@ def ood_queue(
     "Return the images whose highest logit is below the out-of-distribution threshold"
     logit, limit = predictions.max_logit, predictions.ood_threshold
     rows = np.flatnonzero(logit < limit)
-    return [QueueItem(int(i), f'unlike the other images: its highest logit is {logit[i]:.1f}, those of 98 % are at least {limit:.1f}')
-            for i in rows[np.argsort(logit[rows], kind='stable')]]
+    why = f'unlike the other images: those of 98 % have a highest logit of at least {limit:.1f}, this one'
+    return [QueueItem(int(i), f'{why} {logit[i]:.1f}') for i in rows[np.argsort(logit[rows], kind='stable')]]
 
 # %% ../../nbs/api/review.queues.ipynb #rv153192
 def duplicate_queue(
@@ -121,8 +121,9 @@ def duplicate_queue(
     sides, # one per image: 'train', 'valid' or 'test', '' if unknown
 ) -> list[QueueItem]:
     "Return the images that look the same as another one"
-    res = []
-    for first, *others in duplicate_groups(pairs):
+    res: list = []
+    groups: list = duplicate_groups(pairs)
+    for first, *others in groups:
         for i in others:
             known, apart = labels[i] != '' and labels[first] != '', sides[i] != sides[first]
             if known and labels[i] != labels[first]: rank, why = 0, f'which is labeled {labels[first]}'

@@ -62,7 +62,8 @@ def compare_labels(
         fold[new] = np.where(table.label.isin(lone_classes(table, group)), -1, folds(table, n_folds, seed, group))
     evaluated = np.flatnonzero((fold >= 0) & old)
     if not len(evaluated) or len({*given[old]}) < 2:
-        raise ValueError(f'{int(new.sum())} labels, {int(old.sum())} of them given with the data: too few to compare before and after')
+        raise ValueError(f'{int(new.sum())} labels, {int(old.sum())} of them given with the data: too few to compare before and '
+                         'after; expected two classes with two images each')
     before, after = (_wrong(features, labels, vocab, fold, corrected, evaluated) for labels in (given, corrected))
     difference, error = paired_difference(after, before)
     low, high = grouped_interval(after, None if groups is None else group_numbers(table, group)[np.cumsum(new)[evaluated] - 1])

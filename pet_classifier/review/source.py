@@ -6,6 +6,7 @@
 __all__ = ['ReviewData', 'open_data', 'default_corrections', 'training_commands']
 
 # %% ../../nbs/api/review.source.ipynb #rve9a3b5
+import json
 import shlex
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +17,6 @@ import pandas as pd
 from ..data.datasets import DATASETS, absolute_path, dataset
 from ..data.image_ids import image_ids
 from ..data.images import ImageProblem, check_images, list_images
-from ..data.label_files import LABEL_FILES
 from ..data.sources import labelled_images
 from ..model.features import read_features
 from ..model.pretrained import pretrained_extractor
@@ -52,7 +52,8 @@ def _opened(rows, root, extractor, notes, data, say):
     if not len(rows): raise ValueError(f"none of {len(broken)} images in '{data}' can be opened")
     say(f'features of {len(rows):,} images')
     features = extractor(rows.file).numpy()
-    return ReviewData(rows.file.tolist(), rows.label.to_numpy(object), rows.side.tolist(), broken, Path(root), features, notes, data)
+    files, labels, sides = rows.file.tolist(), rows.label.to_numpy(object), rows.side.tolist()
+    return ReviewData(files, labels, sides, broken, Path(root), features, notes, data)
 
 # %% ../../nbs/api/review.source.ipynb #rvcf9554
 def _sides(table):
@@ -73,7 +74,8 @@ def _from_data(data, classes, pattern, how, say):
     if path.is_dir():
         loose = found.problems[found.problems.kind.isin(['name', 'label'])].file
         rows = pd.concat([rows, pd.DataFrame(dict(file=[f for f in loose if str(f)], label='', side=''))], ignore_index=True)
-        if rows.label[rows.label != ''].nunique() < 2: return _unlabeled(path), path, ['no labels were found: all images are unlabeled']
+        if rows.label[rows.label != ''].nunique() < 2:
+            return _unlabeled(path), path, ['no labels were found: all images are unlabeled']
     return rows, found.root, found.notes
 
 def _from_run(run):
@@ -102,7 +104,8 @@ def open_data(
     if not (run/BEGUN).is_file():
         rows, root, notes = _from_data(data, classes, pattern, how, say)
         return _opened(rows, root, pretrained_extractor(), notes, str(data), say)
-    if pattern or classes or how: raise ValueError(f"'{data}' is the folder of a run, which has its own options for labels; omit them")
+    if pattern or classes or how:
+        raise ValueError(f"'{data}' is the folder of a run, which has its own options for labels; omit them")
     rows, root, data, options = _from_run(run)
     return _opened(rows, root, pretrained_extractor(**options), [], data, say)
 
@@ -110,9 +113,11 @@ def open_data(
 def default_corrections(
     data, # as `open_data` takes it
 ) -> Path:
-    "Return the file of corrections of `data`, if none is named"
+    "Return the file of corrections of `data`, if none is named: the one that a run was trained with, or a new one beside it"
     run = Path(data).expanduser()
-    return (run if (run/BEGUN).is_file() else Path())/'corrections.csv'
+    if not (run/BEGUN).is_file(): return Path('corrections.csv')
+    used = json.loads((run/BEGUN).read_text(encoding='utf-8')).get('corrections')
+    return Path(used['file']) if used else run/'corrections.csv'
 
 def training_commands(
     data:ReviewData, # images that are reviewed
@@ -121,6 +126,7 @@ def training_commands(
 ) -> str: # one or two lines, quoted for a shell
     "Return the command line that trains with the corrections"
     words = ['--corrections', str(corrections)]
-    if (data.labels != '').any(): return shlex.join(['pet-classifier', 'train', data.data, *words, *options, '--out', 'corrected'])
+    if (data.labels != '').any():
+        return shlex.join(['pet-classifier', 'train', data.data, *words, *options, '--out', 'corrected'])
     apply = ['pet-classifier', 'review', data.data, *words, *options, '--apply', 'labeled']
     return f"{shlex.join(apply)}\npet-classifier train labeled --out run"

@@ -39,6 +39,7 @@ class RunConfig:
     group_pattern: str|None = None
     group_seconds: float|None = None
     corrections: str|os.PathLike|None = None
+    bs: int|None = None
 
     def options(self) -> dict: # option -> its value as text, '' for a flag
         "Return the equivalent command-line options"

@@ -155,7 +155,8 @@ def note_run(
 ):
     "Write run.json, split.csv and, last, checkpoints/images.csv"
     record = image_record(table, root)
-    run = dict(format_version=_FORMAT, options=recorded_options(config, corrections and corrections.sha256), epochs=epochs)
+    options = recorded_options(config, corrections.sha256 if corrections else None)
+    run: dict = dict(format_version=_FORMAT, options=options, epochs=epochs)
     if corrections: run['corrections'] = dict(file=str(absolute(config.corrections)), **corrections.facts())
     write_json(out/BEGUN, run)
     save_split(table, out/'split.csv', root)

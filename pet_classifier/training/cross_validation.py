@@ -88,13 +88,17 @@ class CrossValidation:
 
     @property
     def temperature(self) -> float:
-        "The temperature that fits the out-of-fold logits, fitted again where probabilities are no longer rounded to 0 and 1"
+        """The temperature of the out-of-fold logits, as `fit` returns them. The head of `fit_head` is scaled by its own already.
+
+        Fitted again where probabilities are no longer rounded to 0 and 1."""
         first, targets = fit_temperature(self.interp.probs, self.interp.targets), self.interp.targets
         return first*fit_temperature(softmax(self.logits[self.evaluated]/first, 1), targets)
 
     @property
     def ood_threshold(self) -> float:
-        "The threshold of the highest logit below which an image is none of the classes"
+        """The threshold of the highest out-of-fold logit, below which an image is none of the classes.
+
+        Divide it by `temperature` for the head of `fit_head`."""
         return ood_threshold(self.logits[self.evaluated].max(1))
 
     def per_class(self) -> pd.DataFrame:

@@ -7,19 +7,21 @@ __all__ = ['group_rates', 'check_rates', 'better', 'KeepBest', 'loss_and_error',
            'load_stage']
 
 # %% ../../nbs/api/training.fine_tuning.ipynb #cd57d460
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from fastai.callback.core import Callback
 from fastai.learner import Learner
-from fastai.torch_core import get_model, no_random
+from fastai.torch_core import get_model, no_random, rank_distrib
 
 from ..core.device import fast_math
 from ..core.keywords import refuse_unknown
 from ..data.images import listed
 from .checkpoint import Checkpoint, checkpointed, load_weights, read_tensors, write_tensors
 from .learner import frozen_groups
+from .out_of_memory import train_within_memory
 
 # %% ../../nbs/api/training.fine_tuning.ipynb #d4fcd54b
 def group_rates(
@@ -84,6 +86,16 @@ def loss_and_error(
     return float(values[0]), float(dict(zip(names, list(values)[1:])).get('error_rate', 0))
 
 # %% ../../nbs/api/training.fine_tuning.ipynb #52fd8719
+@contextmanager
+def _batch_size(dls, bs):
+    "Within this context, batches of `dls` have at most `bs` images"
+    was = [dl.bs for dl in dls.loaders]
+    try:
+        for dl in dls.loaders: dl.bs = min(dl.bs, bs)
+        yield
+    finally:
+        for dl, n in zip(dls.loaders, was): dl.bs = n
+
 @refuse_unknown
 def fine_tune(
     learn:Learner, # as returned by `pet_learner`
@@ -91,20 +103,22 @@ def fine_tune(
     lr=slice(1e-6, 1e-4), # maximum learning rate of the cycle, or a slice of one per parameter group, as in `group_rates`
     seed:int=2, # for augmentation and dropout; the order of the images depends on the seed of `loaders`
     keep_best:bool=True, # restore the weights of the best epoch at the end, or the initial ones if no epoch is better?
-    checkpoint:Checkpoint|None=None, # saves each epoch; with `resume`, training continues from it
+    checkpoint:Checkpoint|None=None, # saves epochs; with `resume`, training continues from it
 ) -> bool: # True if the best epoch (with `keep_best=False`, the last) is at least as good as before training
     "Unfreeze `learn` and train all layers with the one-cycle schedule, on augmented images"
     check_rates(lr)
     if epochs < 1: raise ValueError(f'epochs={epochs}: expected at least 1')
-    learn.unfreeze()
-    learn.epoch_table.stage = 'fine-tune'
-    device = learn.dls.device
-    with no_random(), fast_math(device): initial = loss_and_error(learn, learn.validate())
-    keep = KeepBest(initial)
-    with no_random(seed), fast_math(device), learn.added_cbs(keep if keep_best else []), checkpointed(learn, checkpoint):
-        learn.fit_one_cycle(epochs, lr)
-    if keep_best: return keep.best_epoch is not None
-    return better(initial, loss_and_error(learn, learn.recorder.values[-1][1:]))
+    def train(bs, cbs):
+        learn.unfreeze()
+        learn.epoch_table.stage = 'fine-tune'
+        with _batch_size(learn.dls, bs), fast_math(learn.dls.device):
+            with no_random(): initial = loss_and_error(learn, learn.validate())
+            keep = KeepBest(initial)
+            with no_random(seed), learn.added_cbs([keep]*keep_best + cbs), checkpointed(learn, checkpoint):
+                learn.fit_one_cycle(epochs, lr)
+        if keep_best: return keep.best_epoch is not None
+        return better(initial, loss_and_error(learn, learn.recorder.values[-1][1:]))
+    return train_within_memory(learn, train, learn.dls.train.bs, learn.dls.bs_given)
 
 # %% ../../nbs/api/training.fine_tuning.ipynb #99f6aadc
 def stage_file(
@@ -122,7 +136,8 @@ def save_stage(
 ) -> Path: # file of the stage
     "Save the weights of `learn` and the number of its frozen parameter groups"
     file = stage_file(learn, name)
-    write_tensors(file, 'stage', dict(format_version=1, frozen=frozen_groups(learn)), learn.model.state_dict())
+    if not rank_distrib(): # of several processes, only the first writes
+        write_tensors(file, 'stage', dict(format_version=1, frozen=frozen_groups(learn)), learn.model.state_dict())
     return file
 
 # %% ../../nbs/api/training.fine_tuning.ipynb #59b9fa34

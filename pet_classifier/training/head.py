@@ -17,7 +17,7 @@ from fastai.data.core import DataLoaders, TfmdDL
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import SGD
-from fastai.torch_core import no_random, params
+from fastai.torch_core import get_model, no_random, params
 from fastcore.foundation import L
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -28,6 +28,7 @@ from ..model.features import split_head
 from .checkpoint import Checkpoint, checkpointed
 from .discriminant import discriminant_temperature, fit_discriminant
 from .learner_features import training_features
+from .out_of_memory import train_within_memory
 
 # %% ../../nbs/api/training.head.ipynb #024a72b4
 class RowsDL(TfmdDL):
@@ -122,7 +123,7 @@ class ClosedForm(Callback):
     def __init__(self, seed, threads): self.seed, self.threads = seed, threads
 
     def before_train(self):
-        layer, (features, targets) = self.learn.model[0], (t.cpu() for t in self.dls.train_ds.tensors)
+        layer, (features, targets) = get_model(self.learn.model)[0], (t.cpu() for t in self.dls.train_ds.tensors)
         args = features, targets, len(layer.weight)
         known = dict(class_weight=self.learn.loss_func.func.weight)
         with torch_threads(self.threads if len(features) > 1000 else 1):
@@ -141,7 +142,7 @@ def fit_head(
     bs:int|None=None, # features per batch, at most; None: 64
     seed:int=2, # for the order of the features, for dropout and for folds
     views:int|None=None, # of each training image: the center crop, and `views`-1 augmented ones; None: 1
-    checkpoint:Checkpoint|None=None, # saves each epoch, and resumes after those it holds
+    checkpoint:Checkpoint|None=None, # saves epochs, and resumes after those it holds
     method:str='auto', # 'discriminant': in closed form; 'sgd': by one cycle; 'auto': see `choose_method`
 ):
     "Train the head of `learn` on features that the frozen body computes once; leaves `learn` frozen"
@@ -150,9 +151,11 @@ def fit_head(
     if bs is not None and bs < 2:
         raise ValueError(f'bs={bs}: expected at least 2, for a batch of one cannot be normalised by its own statistics')
     method, threads = choose_method(learn, method, epochs=epochs, lr=lr, bs=bs, views=views), torch.get_num_threads()
-    learn.freeze()
-    learn.epoch_table.stage, bs = 'head', bs or 64
-    with no_random(seed), fast_math(learn.dls.device), on_features(learn, bs, views or 1), checkpointed(learn, checkpoint):
-        if method == 'discriminant': return learn.fit(1, lr=0., cbs=ClosedForm(seed, threads))
-        lr = lr or (0.05 if len(list(learn.model)) == 1 else 0.005)
-        learn.fit_one_cycle(epochs or default_epochs(len(learn.dls.train_ds), bs), lr)
+    def train(rows, cbs):
+        learn.freeze()
+        learn.epoch_table.stage = 'head'
+        with no_random(seed), fast_math(learn.dls.device), on_features(learn, rows, views or 1), checkpointed(learn, checkpoint):
+            if method == 'discriminant': return learn.fit(1, lr=0., cbs=ClosedForm(seed, threads))
+            rate = lr or (0.05 if len(list(learn.model)) == 1 else 0.005)
+            learn.fit_one_cycle(epochs or default_epochs(len(learn.dls.train_ds), bs or 64), rate, cbs=cbs)
+    train_within_memory(learn, train, bs or 64, bs is not None)

@@ -9,7 +9,7 @@ __all__ = ['METHODS', 'preserve_state', 'suggest', 'SuggestedRate', 'StopOnDiver
 import copy
 import tempfile
 from contextlib import contextmanager, nullcontext
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from statistics import median
 
@@ -20,6 +20,7 @@ from fastai.learner import Learner
 from fastai.torch_core import no_random
 from matplotlib import pyplot as plt
 
+from ..core.device import fast_math
 from ..core.keywords import refuse_unknown
 from ..model.features import split_head
 from .head import on_features
@@ -95,10 +96,13 @@ class SuggestedRate(float):
 # %% ../../nbs/api/training.lr_finder.ipynb #b95ee84b
 class StopOnDivergence(Callback):
     "Cancel the fit when the smoothed loss exceeds four times its minimum, both without the first `warmup` steps"
-    def __init__(self, warmup): self.warmup = warmup
+    def __init__(self, warmup): self.warmup, self.lowest = warmup, inf
+
     def after_batch(self):
-        losses = self.recorder.losses[self.warmup:]
-        if losses and not losses[-1] <= 4*min(losses): raise CancelFitException()
+        if len(self.recorder.losses) <= self.warmup: return
+        loss = float(self.recorder.losses[-1]) # read once: a GPU is waited for
+        self.lowest = min(self.lowest, loss)
+        if not loss <= 4*self.lowest: raise CancelFitException()
 
 # %% ../../nbs/api/training.lr_finder.ipynb #f1d43587
 @refuse_unknown
@@ -118,7 +122,7 @@ def find_lr(
     if method not in METHODS: raise ValueError(f'method={method!r}: expected one of {", ".join(METHODS)}')
     if not 0 < start < end: raise ValueError(f'start={start}, end={end}: expected two rates above 0, start below end')
     if steps < 30: raise ValueError(f'steps={steps}: expected at least 30')
-    with no_random(seed), on_features(learn) if frozen else nullcontext(), preserve_state(learn):
+    with no_random(seed), fast_math(learn.dls.device), on_features(learn) if frozen else nullcontext(), preserve_state(learn):
         with learn.added_cbs(StopOnDivergence(steps//4)):
             learn.lr_find(start, end, steps, stop_div=False, show_plot=False, suggest_funcs=None)
         lrs, losses = learn.recorder.lrs, [float(loss) for loss in learn.recorder.losses]

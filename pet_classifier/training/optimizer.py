@@ -10,6 +10,8 @@ import torch
 from fastai.optimizer import Adam, Optimizer
 from torch.optim.adamw import adamw
 
+from ..core.device import is_gpu
+
 # %% ../../nbs/api/training.optimizer.ipynb #eb40efbc
 class FusedAdam(Optimizer):
     "fastai's `Adam` with fused steps; its state is the same"
@@ -52,4 +54,4 @@ def default_optimizer(
     device:torch.device, # where the network computes
 ): # an `opt_func` for `Learner`
     "Return `FusedAdam` for a GPU, fastai's `Adam` for any other device"
-    return FusedAdam if device.type == 'cuda' else Adam
+    return FusedAdam if is_gpu(device) else Adam

@@ -1,19 +1,30 @@
 "Devices are chosen and named, data are sent to them, and torch's switches are restored."
+import subprocess
+import sys
 from itertools import count, islice
+from pathlib import Path
 
 import pytest
 import torch
 from fastai.torch_core import default_device
 
-from pet_classifier.core.device import choose_device, device_name, fast_math, fits_on_device, index_batches, send
+from pet_classifier.core.device import choose_device, device_name, fast_math, fits_on_device, index_batches, memory_format, send
 from pet_classifier.data.loaders import loaders
 
 CPU, CUDA = torch.device('cpu'), torch.device('cuda')
 
 
-def switches():
-    cudnn = torch.backends.cudnn
-    return torch.get_float32_matmul_precision(), cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32
+def readings():
+    "What torch's new interface for precision says, and its older one"
+    def older(read):
+        try: return read()
+        except RuntimeError: return 'mixed'
+    b = torch.backends
+    new = [part.fp32_precision for part in (b, b.cuda.matmul, b.cudnn, b.cudnn.conv, b.cudnn.rnn)]
+    return *new, *map(older, (torch.get_float32_matmul_precision, lambda: b.cuda.matmul.allow_tf32, lambda: b.cudnn.allow_tf32))
+
+
+def switches(): return *readings(), torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
 
 
 def test_the_device_is_the_given_or_the_best_one():
@@ -61,9 +72,42 @@ def test_index_batches_accept_an_infinite_iterator():
     assert [b.tolist() for b in islice(index_batches(count(), 2, False, CPU), 300)][-1] == [598, 599]
 
 
-def test_fits_on_device_allows_a_quarter_of_the_free_gpu_memory(monkeypatch):
-    monkeypatch.setattr('torch.cuda.mem_get_info', lambda device: (400, 1000))
+def test_fits_on_device_allows_a_quarter_of_the_free_gpu_memory_and_of_what_torch_holds_in_reserve(monkeypatch):
+    for name, value in dict(mem_get_info=(300, 1000), memory_reserved=500, memory_allocated=400).items():
+        monkeypatch.setattr(f'torch.cuda.{name}', lambda device, value=value: value)
     assert fits_on_device(100, CUDA) and not fits_on_device(101, CUDA) and fits_on_device(101, CPU)
+
+
+class Copies(torch.Tensor):
+    "Records how it is copied"
+    def pin_memory(self):
+        asked.append('pinned')
+        return self
+    def to(self, device, **how):
+        asked.append((str(device), how))
+        return self
+
+asked: list = []
+
+
+@pytest.mark.parametrize('device, expected', [
+    ('cuda:0', ['pinned', ('cuda:0', dict(non_blocking=True))]), ('mps:0', [('mps:0', {})])])
+def test_only_pinned_memory_is_copied_asynchronously(device, expected):
+    asked.clear()
+    send(torch.ones(2).as_subclass(Copies), torch.device(device))
+    assert asked == expected
+
+
+@pytest.mark.parametrize('available, best', [(True, 'mps:0'), (False, 'cpu')])
+def test_mps_is_chosen_only_if_it_is_available(monkeypatch, available, best):
+    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
+    monkeypatch.setattr('fastai.torch_core._has_mps', lambda: True)  # which means: torch was built with it
+    monkeypatch.setattr('torch.backends.mps.is_available', lambda: available)
+    assert str(choose_device()) == best
+
+
+def test_convolutions_are_channels_last_but_on_mps():
+    assert [memory_format(d) for d in ('cuda', 'cpu', 'mps')] == [torch.channels_last]*2 + [torch.contiguous_format]
 
 
 def test_on_a_cpu_nothing_is_copied_and_no_switch_is_changed():
@@ -74,7 +118,7 @@ def test_on_a_cpu_nothing_is_copied_and_no_switch_is_changed():
 def test_fast_math_restores_the_switches_after_an_error():
     before = switches()
     with pytest.raises(KeyError), fast_math(CUDA):
-        assert switches() == ('high', True, False, True) != before
+        assert switches()[-2:] == (True, False) and set(readings()) == {'tf32', 'none', 'high', True} != set(before)
         raise KeyError
     assert switches() == before
 
@@ -87,7 +131,35 @@ def test_fast_math_respects_deterministic_algorithms():
     finally: torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU here: what needs one is not tested')
+PRECISION = '''
+import sys, warnings
+import torch
+sys.path.insert(0, sys.argv[1])
+from test_device import CUDA, fast_math, switches
+b = torch.backends
+exec(sys.argv[2])
+before = switches()
+warnings.simplefilter('error')
+with fast_math(CUDA):
+    assert (b.cuda.matmul.fp32_precision, b.cudnn.conv.fp32_precision, b.cudnn.benchmark) == ('tf32', 'tf32', True), switches()
+    if before[5] != 'mixed': assert torch.get_float32_matmul_precision() in ('high', 'medium') and b.cuda.matmul.allow_tf32
+assert switches() == before, (before, switches())
+'''
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('setting', [
+    '', "b.fp32_precision = 'tf32'", "b.fp32_precision = 'ieee'", "b.cuda.matmul.fp32_precision = 'tf32'",
+    "b.cuda.matmul.fp32_precision = 'ieee'", "b.cudnn.fp32_precision = 'ieee'", "b.cudnn.conv.fp32_precision = 'tf32'",
+    "b.cudnn.conv.fp32_precision = 'ieee'", "torch.set_float32_matmul_precision('medium')",
+    "torch.set_float32_matmul_precision('high')", 'b.cuda.matmul.allow_tf32 = True', 'b.cudnn.allow_tf32 = False'])
+def test_fast_math_under_both_interfaces_for_precision(setting):
+    done = subprocess.run([sys.executable, '-c', PRECISION, Path(__file__).parent, setting], capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU here, or hidden: `pytest -m gpu` shows it')
 def test_on_a_gpu_images_are_stored_and_trained_on(tiny_table, learner):
     from pet_classifier.training.fine_tuning import fine_tune
     dls = loaders(tiny_table, size=32, bs=4, device='cuda')

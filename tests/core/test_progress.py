@@ -2,12 +2,13 @@
 import sys
 
 import pytest
+from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.progress import ProgressCallback
 from fastai.learner import AvgLoss, AvgSmoothLoss, Metric
 from fastai.metrics import accuracy, error_rate
 from fastai.torch_core import no_random
 
-from pet_classifier.core.progress import history
+from pet_classifier.core.progress import EpochTable, history
 from pet_classifier.data.loaders import loaders
 from pet_classifier.training.fine_tuning import fine_tune
 from pet_classifier.training.head import fit_head, on_features
@@ -25,6 +26,7 @@ def test_a_pipe_gets_a_header_and_about_ten_plain_lines(learner, capsys, epochs,
 
 
 def test_a_terminal_shows_the_current_batch(learner, capsys, monkeypatch):
+    monkeypatch.setattr(EpochTable, 'pause', 0)
     monkeypatch.setattr(sys.stdout, 'isatty', lambda: True)
     learner(weights='none').fit(1)
     out = capsys.readouterr().out
@@ -33,6 +35,7 @@ def test_a_terminal_shows_the_current_batch(learner, capsys, monkeypatch):
 
 
 def test_a_terminal_shows_the_steps_of_validate_and_lr_find(learner, capsys, monkeypatch):
+    monkeypatch.setattr(EpochTable, 'pause', 0)
     monkeypatch.setattr(sys.stdout, 'isatty', lambda: True)
     learn = learner(weights='none')
     learn.validate()
@@ -124,3 +127,37 @@ def test_a_custom_metric_is_not_replaced(learner):
     mine = Half()
     learn = learner(metrics=[mine, error_rate])
     assert learn.metrics[0] is mine and learn.validate()[1] == 0.5
+
+
+@pytest.fixture
+def notebook(monkeypatch):
+    "A notebook and a clock: the times at which something was drawn, with what; the seconds of a batch can be set"
+    from pet_classifier.core import progress
+    now, drawn = [0.], []
+    monkeypatch.setattr(progress, 'in_notebook', lambda: True)
+    monkeypatch.setattr(progress, '_html_display', lambda: lambda html: drawn.append((now[0], html)))
+    monkeypatch.setattr(progress.time, 'monotonic', lambda: now[0])
+    return now, drawn
+
+
+class Takes(Callback):
+    "Lets `seconds` pass with each batch"
+    order = 0
+    def __init__(self, now, seconds): self.now, self.seconds = now, seconds
+    def after_batch(self): self.now[0] += self.seconds
+
+
+@pytest.mark.parametrize('seconds', [0, 0.01, 0.1, 1])
+@pytest.mark.parametrize('epochs', [1, 9])
+def test_a_notebook_is_drawn_at_most_four_times_a_second_and_shows_the_end(learner, notebook, seconds, epochs):
+    now, drawn = notebook
+    learner(weights='none', cbs=Takes(now, seconds)).fit(epochs)
+    *times, end = [t for t, _ in drawn]
+    assert all(b - a >= 0.25 for a, b in zip(times, times[1:])) and len(times) <= 1 + 4*now[0] and end == now[0]
+    assert drawn[-1][1].count('<tr') == epochs + 1 and '<p>' not in drawn[-1][1]
+
+
+def test_a_notebook_shows_where_a_fit_was_cancelled(learner, notebook, raises):
+    now, drawn = notebook
+    learner(weights='none', cbs=Takes(now, 0.01)).fit(3, cbs=raises(CancelFitException, at=8))
+    assert drawn[-1][1].count('<tr') == 3 and 'epoch 3 of 3, batch 1 of 3' in drawn[-1][1]

@@ -213,6 +213,6 @@ def test_invalid_input_is_refused_with_what_was_expected(wrong, message):
 def test_sizes_are_a_tuple_that_ascends(size, sizes): assert check_sizes(size) == sizes
 
 
-@pytest.mark.parametrize('size', [7, 4097, 0, -1, 224., '224', True, None, (), (224, 224), (224, 7), [224, '352']])
+@pytest.mark.parametrize('size', [7, 4097, 0, -1, 224., '224', True, None, (), (224, 224), (224, 7), [224, '352'], [[]]])
 def test_what_is_no_size_is_refused(size):
     with pytest.raises(ValueError, match='expected 8 to 4096 pixels, such as 224, or several different ones'): check_sizes(size)

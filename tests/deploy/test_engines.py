@@ -126,15 +126,15 @@ def test_bfloat16_in_torch_is_that_of_the_learners_network(bundle, crops):
 
 @pytest.mark.parametrize('precision', ['auto', 'bf16', 'fp32'])
 def test_the_bundle_stays_as_it_was(bundle, crops, precision):
-    kept, flags = fingerprint(bundle.model), (bundle.model.runs_in_bf16, bundle.model.trains_in_bf16)
+    kept, flags = fingerprint(bundle.model), (bundle.model.runs_in, bundle.model.trains_in)
     torch_engine(bundle, precision)(crops)
-    assert fingerprint(bundle.model) == kept and (bundle.model.runs_in_bf16, bundle.model.trains_in_bf16) == flags
+    assert fingerprint(bundle.model) == kept and (bundle.model.runs_in, bundle.model.trains_in) == flags
     assert {p.dtype for p in bundle.model.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize('make', ENGINES.values())
 def test_an_unknown_precision_is_refused(bundle, make):
-    with pytest.raises(ValueError, match="precision='fp16': expected one of auto, bf16, fp32"): make(bundle, 'fp16')
+    with pytest.raises(ValueError, match="precision='fp8': expected one of auto, bf16, fp16, fp32"): make(bundle, 'fp8')
 
 
 @pytest.mark.parametrize('name, n, there, chosen', [
@@ -166,7 +166,7 @@ def test_openvino_that_is_not_installed_is_refused_with_what_to_do(folder, monke
 def test_a_predictor_goes_by_the_number_of_images_and_makes_an_engine_once(folder, tiny_table, monkeypatch):
     made, asked = [], []
     def fake(name):
-        def make(bundle, precision):
+        def make(bundle, precision, *device):
             made.append((name, precision))
             def answer(images):
                 asked.append((name, len(images)))
@@ -318,14 +318,25 @@ def test_onnx_in_bf16_is_refused(bundle):
 
 def test_the_precision_that_is_computed_in(monkeypatch):
     for able in True, False:
-        monkeypatch.setattr(engines, 'has_bf16', lambda able=able: able)
+        monkeypatch.setattr('pet_classifier.model.network.has_bf16', lambda device, able=able: able)
         assert engine_precision('torch', 'auto') == ('bf16' if able else 'fp32')
         assert (engine_precision('openvino', 'bf16'), engine_precision('onnx', 'auto')) == ('bf16', 'fp32')
 
 
+def test_on_a_gpu_auto_is_torch_and_the_other_engines_are_refused(bundle, monkeypatch):
+    monkeypatch.setattr(engines, 'find_spec', lambda name: True)
+    assert [choose_engine('auto', 5000, d) for d in ('cpu', 'cuda:0', 'mps')] == ['openvino', 'torch', 'torch']
+    monkeypatch.setattr('torch.cuda.device_count', lambda: 1)
+    monkeypatch.setattr('torch.cuda.current_device', lambda: 0)
+    monkeypatch.setattr('torch.cuda.is_available', lambda: True)
+    assert str(Predictor(bundle).device) == 'cuda:0' and str(Predictor(bundle, 'onnx').device) == 'cpu'
+    with pytest.raises(ValueError, match="engine='openvino', device='cuda': this engine computes on the CPU"):
+        Predictor(bundle, 'openvino', device='cuda')
+
+
 def test_eight_threads_make_an_engine_once_and_are_let_in_one_at_a_time(bundle, crops, monkeypatch):
     made, inside, most = [], [], []
-    def slow(bundle, precision):
+    def slow(bundle, precision, device):
         made.append(precision)
         time.sleep(0.05)
         def answer(images):

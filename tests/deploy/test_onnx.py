@@ -46,9 +46,9 @@ def test_classes_size_and_threshold_stand_in_it(bundle, tmp_path):
 @pytest.mark.slow
 def test_the_bundle_is_left_as_it_was(bundle, tmp_path):
     loaded = load_bundle(bundle)
-    network, fast = loaded.model, loaded.model.runs_in_bf16
+    network, fast = loaded.model, loaded.model.runs_in
     export_onnx(loaded, tmp_path/'a.onnx')
-    assert loaded.model is network and network.runs_in_bf16 == fast and not network.training
+    assert loaded.model is network and network.runs_in == fast and not network.training
 
 
 def test_what_cannot_be_done_is_said_and_nothing_is_written(bundle, tmp_path, monkeypatch):

@@ -56,7 +56,7 @@ def test_the_predictor_computes_as_before(bundle, tiny_folder):
     predictor = Predictor(bundle, 'torch')
     before = predictor.predict_files(files).probability
     suggest_images(predictor, files, 2)
-    assert not predictor.bundle.model.runs_in_bf16 and (predictor.predict_files(files).probability == before).all()
+    assert predictor.bundle.model.runs_in == 'fp32' and (predictor.predict_files(files).probability == before).all()
 
 
 def test_images_that_cannot_be_read_are_named(bundle, tiny_folder, tmp_path):

@@ -7,6 +7,7 @@ from pet_classifier.model import network as network_module
 from pet_classifier.model.backbone import build_model
 from pet_classifier.model.features import fingerprint
 from pet_classifier.model.network import (
+    DTYPES,
     PRECISIONS,
     Network,
     at_size,
@@ -21,7 +22,7 @@ from pet_classifier.training.learner import pet_learner
 
 PLAIN = nn.Conv2d(3, 6, 3)
 DEPTHWISE = nn.Sequential(nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3, groups=6))
-FAST, SLOW = True, False
+FAST, HALF, SLOW = 'bf16', 'fp16', 'fp32'
 
 
 def network(body=PLAIN): return Network(body, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 2)))
@@ -30,17 +31,18 @@ def network(body=PLAIN): return Network(body, nn.Sequential(nn.AdaptiveAvgPool2d
 @pytest.mark.parametrize('asked, able, device, body, runs, trains', [
     ('auto', True, 'cpu', PLAIN, FAST, FAST), ('auto', True, 'cpu', DEPTHWISE, FAST, SLOW),
     ('auto', True, 'cuda', PLAIN, FAST, FAST), ('auto', True, 'cuda', DEPTHWISE, FAST, FAST),
-    ('auto', False, 'cpu', PLAIN, SLOW, SLOW), ('auto', False, 'cuda', DEPTHWISE, SLOW, SLOW),
+    ('auto', False, 'cpu', PLAIN, SLOW, SLOW), ('auto', False, 'cuda', DEPTHWISE, HALF, HALF),
     ('fp32', True, 'cpu', PLAIN, SLOW, SLOW), ('fp32', True, 'cuda', DEPTHWISE, SLOW, SLOW),
     ('bf16', False, 'cpu', PLAIN, FAST, FAST), ('bf16', False, 'cpu', DEPTHWISE, FAST, FAST),
-    ('bf16', True, 'cuda', DEPTHWISE, FAST, FAST)])
-def test_what_runs_and_what_trains_in_bfloat16(monkeypatch, asked, able, device, body, runs, trains):
+    ('bf16', True, 'cuda', DEPTHWISE, FAST, FAST), ('fp16', True, 'cuda', DEPTHWISE, HALF, HALF)])
+def test_the_precision_of_training_and_of_inference(monkeypatch, asked, able, device, body, runs, trains):
     monkeypatch.setattr(network_module, 'has_bf16', lambda d='cpu': able)
-    for before in False, True:
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: (7, 5))
+    for before in FAST, SLOW:
         model = network(body)
-        model.runs_in_bf16 = model.trains_in_bf16 = before
+        model.runs_in = model.trains_in = before
         assert set_precision(model, asked, torch.device(device)) is model
-        assert (model.runs_in_bf16, model.trains_in_bf16) == (runs, trains)
+        assert (model.runs_in, model.trains_in) == (runs, trains)
 
 
 @pytest.mark.parametrize('able', [True, False])
@@ -50,16 +52,17 @@ def test_auto_is_bf16_where_the_device_has_it_and_the_others_are_as_asked(monkey
         devices.append(device)
         return able
     monkeypatch.setattr(network_module, 'has_bf16', has_bf16)
-    assert [resolve_precision(p, 'cuda') for p in PRECISIONS] == ['bf16' if able else 'fp32', 'bf16', 'fp32']
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: (7, 5))
+    assert [resolve_precision(p, 'cuda') for p in PRECISIONS] == ['bf16' if able else 'fp16', 'bf16', 'fp16', 'fp32']
     assert devices == ['cuda']
 
 
-def test_a_new_network_computes_as_ever(): assert not network().runs_in_bf16 and not network().trains_in_bf16
+def test_a_new_network_computes_as_ever(): assert network().runs_in == network().trains_in == 'fp32'
 
 
-@pytest.mark.parametrize('asked', ['fp16', 'BF16', '', None, True])
+@pytest.mark.parametrize('asked', ['fp8', 'BF16', '', None, True])
 def test_an_unknown_precision_is_refused(tiny_dls, asked):
-    said = f'precision={asked!r}: expected one of auto, bf16, fp32'
+    said = f'precision={asked!r}: expected one of auto, bf16, fp16, fp32'
     with pytest.raises(ValueError, match=said): resolve_precision(asked)
     with pytest.raises(ValueError, match=said): set_precision(network(), asked)
     with pytest.raises(ValueError, match=said): pet_learner(tiny_dls, 'test_resnet', 'none', precision=asked)
@@ -73,11 +76,20 @@ def test_a_processor_is_asked_for_its_instructions(monkeypatch, known, able):
     assert has_bf16() is able and has_bf16('cpu') is able and has_bf16(torch.device('cpu')) is able
 
 
-@pytest.mark.parametrize('able', [True, False])
-def test_a_graphics_card_is_asked_whether_it_does_it_itself(monkeypatch, able):
+@pytest.mark.parametrize('capability, able, auto', [
+    ((9, 0), True, 'bf16'), ((8, 0), True, 'bf16'), ((7, 5), False, 'fp16'), ((7, 0), False, 'fp16'), ((6, 1), False, 'fp32')])
+def test_the_gpu_that_computes_is_asked_what_it_does_itself_and_not_the_current_one(monkeypatch, capability, able, auto):
     monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: dict(avx512_bf16=not able))
-    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation=True: able or including_emulation)
-    assert has_bf16('cuda') is able and has_bf16(torch.device('cuda', 0)) is able
+    def of(device): return capability if torch.device(device).index == 1 else (3, 0)
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', of)
+    assert has_bf16('cuda:1') is able and has_bf16(torch.device('cuda', 1)) is able and not has_bf16('cuda:0')
+    assert resolve_precision('auto', 'cuda:1') == auto and resolve_precision('auto', 'cuda:0') == 'fp32'
+
+
+@pytest.mark.parametrize('device', ['cpu', 'mps'])
+def test_fp16_is_for_gpus(device):
+    with pytest.raises(ValueError, match=f"precision='fp16', device='{device}': fp16 is for GPUs; give 'auto'"):
+        resolve_precision('fp16', device)
 
 
 def test_a_device_of_another_kind_is_not_trusted_with_it(monkeypatch):
@@ -107,24 +119,24 @@ def test_the_body_computes_in_it_and_the_head_gets_float32(learner, asked, numbe
     assert learn.model.features(torch.rand(2, 3, 32, 32)).dtype == torch.float32
 
 
-@pytest.mark.parametrize('runs, trains', [(True, False), (False, True)])
+@pytest.mark.parametrize('runs, trains', [(FAST, SLOW), (SLOW, FAST)])
 def test_training_and_running_each_go_by_their_own_word(runs, trains):
     model, seen = network(nn.Sequential(PLAIN, nn.BatchNorm2d(6))), []
-    model[0][0].register_forward_hook(lambda m, x, out: seen.append(out.dtype == torch.bfloat16))
-    model.runs_in_bf16, model.trains_in_bf16 = runs, trains
+    model[0][0].register_forward_hook(lambda m, x, out: seen.append(out.dtype))
+    model.runs_in, model.trains_in = runs, trains
     for training in True, False: model.train(training)(torch.rand(2, 3, 8, 8))
     model.train()[0][1].eval()  # as `FreezeBatchNorm` does it
     model(torch.rand(2, 3, 8, 8))
-    assert seen == [trains, runs, trains]
+    assert seen == [DTYPES[p] for p in (trains, runs, trains)]
 
 
-@pytest.mark.parametrize('asked', PRECISIONS)
+@pytest.mark.parametrize('asked', ['auto', 'bf16', 'fp32'])
 @pytest.mark.parametrize('training', [True, False])
 @pytest.mark.parametrize('error', [ValueError, KeyboardInterrupt])
 def test_it_ends_with_the_body_also_after_an_error(asked, training, error):
     class Raises(nn.Conv2d):
         def forward(self, x):
-            assert torch.is_autocast_enabled('cpu') == (model.trains_in_bf16 if training else model.runs_in_bf16)
+            assert torch.is_autocast_enabled('cpu') == ((model.trains_in if training else model.runs_in) == FAST)
             if not x.any(): raise error('on purpose')
             return super().forward(x)
     model = set_precision(network(Raises(3, 6, 3)), asked).train(training)
@@ -132,6 +144,14 @@ def test_it_ends_with_the_body_also_after_an_error(asked, training, error):
     assert not torch.is_autocast_enabled('cpu')
     with pytest.raises(error): model(torch.zeros(2, 3, 8, 8))
     assert not torch.is_autocast_enabled('cpu') and PLAIN(torch.rand(2, 3, 8, 8)).dtype == torch.float32
+
+
+@pytest.mark.parametrize('asked', ['fp32', 'bf16'])
+def test_autocast_that_is_on_already_is_left_alone(asked):
+    model, seen = set_precision(network(nn.Sequential(nn.Conv2d(3, 6, 3))), asked), []
+    model[0][0].register_forward_hook(lambda m, x, out: seen.append(out.dtype))
+    with torch.autocast('cpu', torch.float16): out = model(torch.rand(2, 3, 8, 8))
+    assert seen == [torch.float16] and out.dtype == torch.float16  # as with `learn.to_fp16()`, the head too
 
 
 def test_weights_and_gradients_stay_float32_and_learn(learner):
@@ -157,7 +177,7 @@ def test_answers_are_nearly_the_same(learner):
 def test_a_learner_computes_in_what_its_device_is_able_to(learner, monkeypatch, able):
     monkeypatch.setattr(network_module, 'has_bf16', lambda device='cpu': able)
     model = learner().model
-    assert (model.runs_in_bf16, model.trains_in_bf16) == (able, able)
+    assert model.runs_in == model.trains_in == (FAST if able else SLOW)
 
 
 @pytest.fixture

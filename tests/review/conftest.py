@@ -23,7 +23,8 @@ def opened(folder):
     files = [f for f in list_images(folder) if f.name != 'red_92.jpg']
     labels = np.array([f.name.split('_')[0] for f in files], dtype=object)
     features = np.stack([np.asarray(Image.open(f).resize((1, 1)), np.float32).ravel()/255 for f in files])
-    return ReviewData(files, labels, ['']*len(files), [(folder/'red_92.jpg', 'not an image', 'red')], folder, features, [], str(folder))
+    broken = [(folder/'red_92.jpg', 'not an image', 'red')]
+    return ReviewData(files, labels, ['']*len(files), broken, folder, features, [], str(folder))
 
 
 @pytest.fixture

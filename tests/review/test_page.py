@@ -48,7 +48,8 @@ def test_no_decision_is_taken_without_the_token(client):
     assert client.session.version == 0
 
 
-@pytest.mark.parametrize('headers', [dict(host='evil.example'), dict(host='192.168.1.2:7861'), dict(origin='https://evil.example'),
+@pytest.mark.parametrize('headers', [dict(host='evil.example'), dict(host='192.168.1.2:7861'),
+                                     dict(origin='https://evil.example'),
                                      dict(origin='null'), {'sec-fetch-site': 'cross-site', 'sec-fetch-mode': 'no-cors'}])
 def test_other_hosts_and_sites_are_refused(client, headers):
     assert client.get('/secret/state', headers=headers).status_code == 403

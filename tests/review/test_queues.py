@@ -19,7 +19,8 @@ from pet_classifier.review.queues import (
 def clusters(n=20, k=4, seed=0):
     "Features of `k` well separated classes of `n` images each, and their labels"
     rng = np.random.default_rng(seed)
-    return (np.repeat(10*np.eye(k, 8), n, 0) + rng.normal(size=(n*k, 8))).astype(np.float32), np.repeat(list('abcd')[:k], n).astype(object)
+    features = np.repeat(10*np.eye(k, 8), n, 0) + rng.normal(size=(n*k, 8))
+    return features.astype(np.float32), np.repeat(list('abcd')[:k], n).astype(object)
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ from pet_classifier.review.retraining import compare_labels
 @pytest.fixture
 def images():
     rng = np.random.default_rng(0)
-    return (np.repeat(4*np.eye(3, 6), 20, 0) + rng.normal(size=(60, 6))).astype(np.float32), np.repeat(list('abc'), 20).astype(object)
+    features = np.repeat(4*np.eye(3, 6), 20, 0) + rng.normal(size=(60, 6))
+    return features.astype(np.float32), np.repeat(list('abc'), 20).astype(object)
 
 
 def names(n): return [f'{i:02}.jpg' for i in range(n)]

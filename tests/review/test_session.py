@@ -1,13 +1,14 @@
 "Decisions are kept, and nobody's is overwritten."
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pet_classifier.data.corrections import Corrections
-from pet_classifier.review.session import Conflict, copy_reviewed
-from pet_classifier.review.source import open_data, training_commands
+from pet_classifier.review.session import Conflict, copy_reviewed, rename_class
+from pet_classifier.review.source import default_corrections, open_data, training_commands
 
 
 def test_a_review_goes_on_where_it_stopped(session, row):
@@ -72,7 +73,8 @@ def test_duplicates_and_broken_files_have_their_queues(session, folder, opened, 
     queues = s.state()['queues']
     assert {row('red_2.jpg')} & {*queues['duplicates']} and queues['broken files'] == [len(opened.files)]
     item = s.item(row('red_2.jpg'))
-    assert item['strips'][0] == dict(title='looks the same', ids=[row('green_1.jpg')]) and 'labeled green' in item['reasons']['duplicates']
+    assert item['strips'][0] == dict(title='looks the same', ids=[row('green_1.jpg')])
+    assert 'labeled green' in item['reasons']['duplicates']
 
 
 def test_the_nearest_images_are_of_both_classes(session, row):
@@ -87,7 +89,8 @@ def test_an_error_in_the_background_is_shown(session, capsys):
     s = session()
     def fail(): raise RuntimeError('out of luck')
     s.start(fail).result()
-    assert s.state()['problem'] == 'RuntimeError: out of luck' and not s.state()['busy'] and 'out of luck' in capsys.readouterr().err
+    assert s.state()['problem'] == 'RuntimeError: out of luck' and not s.state()['busy']
+    assert 'out of luck' in capsys.readouterr().err
 
 
 def test_images_are_labeled_from_nothing_and_copied(session, opened, folder, tmp_path, row):
@@ -99,7 +102,8 @@ def test_images_are_labeled_from_nothing_and_copied(session, opened, folder, tmp
     s.refit()
     assert s.item(row('green_3.jpg'))['predicted'] == 'green'
     said = copy_reviewed(unlabeled, s.corrections, tmp_path/'out')
-    assert said.startswith('4 images of 2 classes') and sorted(f.name for f in (tmp_path/'out'/'red').iterdir()) == ['red_1.jpg', 'red_2.jpg']
+    assert said.startswith('4 images of 2 classes')
+    assert sorted(f.name for f in (tmp_path/'out'/'red').iterdir()) == ['red_1.jpg', 'red_2.jpg']
     assert len([*folder.iterdir()]) == 19
     assert training_commands(unlabeled, 'c.csv').endswith('--apply labeled\npet-classifier train labeled --out run')
 
@@ -112,9 +116,35 @@ def test_a_folder_and_its_run_are_opened_with_the_same_labels(tiny_run, tmp_path
     data, run = open_data(tiny_run.data), open_data(frozen)
     assert sorted(f.name for f, *_ in data.broken) == ['blue_91.jpg', 'red_90.jpg'] and {*run.sides} >= {'train', 'valid'}
     assert dict(zip(run.files, run.labels)) == dict(zip(data.files, data.labels)) and len(data.files) == 18
-    assert data.root == run.root and run.data == str(tiny_run.data) and Corrections(tmp_path/'c.csv', data.root).name(data.files[0]) == data.files[0].name
+    assert data.root == run.root and run.data == str(tiny_run.data)
+    assert Corrections(tmp_path/'c.csv', data.root).name(data.files[0]) == data.files[0].name
 
 
 def test_images_without_labels_are_opened(folder):
     data = open_data(folder, classes=('a', 'b'))
     assert {*data.labels} == {''} and len(data.files) == 18
+
+
+def test_decisions_about_a_run_go_to_the_file_that_it_was_trained_with(tmp_path):
+    (run := tmp_path/'run').mkdir()
+    assert default_corrections(run) == Path('corrections.csv')
+    (run/'run.json').write_text('{"options": {}}')
+    assert default_corrections(run) == run/'corrections.csv'
+    (run/'run.json').write_text(json.dumps(dict(corrections=dict(file=str(tmp_path/'mine.csv')))))
+    assert default_corrections(run) == tmp_path/'mine.csv'
+
+
+def test_a_class_is_renamed_or_merged_also_once_more(opened, session):
+    s = session()
+    assert rename_class(opened, s.corrections, 'red=crimson') == '6 images of red are now crimson'
+    assert rename_class(opened, s.corrections, 'crimson=blue') == '6 images of crimson are now blue, which has 5 already'
+    assert sorted(set(session().labels())) == ['blue', 'green']
+
+
+@pytest.mark.parametrize('text, message', [('pink=red', "no class 'pink'; expected one of blue, green, red"),
+                                           ('red', 'expected OLD=NEW'),
+                                           ('red= ', 'expected OLD=NEW'), ('=red', "no class ''"), ('red=red', 'cannot record')])
+def test_a_class_is_not_renamed_by_mistake(opened, session, text, message):
+    s = session()
+    with pytest.raises(ValueError, match=message): rename_class(opened, s.corrections, text)
+    assert s.corrections.read() == []

@@ -71,7 +71,7 @@ def before_and_after(tiny_dls, tiny_weights, tmp_path_factory, raises):
 @pytest.mark.parametrize('state', STATES, ids='-'.join)
 @pytest.mark.parametrize('thing', THINGS)
 def test_is_afterwards_as_it_was(before_and_after, thing, state, head):
-    looked = before_and_after[head, *state]
+    looked = before_and_after[(head, *state)]
     assert looked.after[thing] == looked.before[thing]
 
 

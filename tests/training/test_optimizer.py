@@ -7,9 +7,10 @@ from fastai.optimizer import Adam
 from torch import nn
 
 from pet_classifier.data.loaders import loaders
-from pet_classifier.training.checkpoint import Checkpoint, optimizer_state, set_optimizer_state
+from pet_classifier.training.checkpoint import Checkpoint
 from pet_classifier.training.fine_tuning import fine_tune
 from pet_classifier.training.optimizer import FusedAdam, default_optimizer
+from pet_classifier.training.state import optimizer_state, set_optimizer_state
 
 
 @pytest.fixture

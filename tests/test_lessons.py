@@ -1,0 +1,93 @@
+"The lessons keep their form, and the answers of their exercises run."
+import json
+import re
+from collections import Counter
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from readme import ROOT
+
+LESSONS = ['2_resnet50', '3_formats', '4_evidence', '5_share']
+APPENDIX = ['appendix_deployment']
+ALL = sorted(p.stem for p in (ROOT/'nbs'/'lessons').glob('*.ipynb'))
+OLD_CODE = ['appendix_fastai1']  # keeps the long lines of the 2018 course
+ASSERTIONS = {
+    '2_resnet50': "assert keep == 'stage-1-50' and both.targets.tolist() == one.targets.tolist()",
+    '3_formats': 'assert by_file(again) == by_file(pets) and len(tidied) == len(df)',
+    '4_evidence': 'assert won + lost <= len(interp.files) and answer.label in interp.vocab',
+    '5_share': 'assert 0 <= second <= wrong.sum()'}
+
+
+def cells(name, kind):
+    notebook = json.loads((ROOT/'nbs'/'lessons'/f'{name}.ipynb').read_text(encoding='utf-8'))
+    return [''.join(c['source']) for c in notebook['cells'] if c['cell_type'] == kind]
+
+
+def answers(name):
+    text = '\n'.join(cells(name, 'markdown'))
+    return re.findall(r'<summary>Answer</summary>\n\n```python\n(.*?)```', text, re.DOTALL)
+
+
+@pytest.mark.parametrize('name', LESSONS + APPENDIX)
+def test_the_first_cell_says_what_data(name):
+    assert cells(name, 'code')[0] == "DATA = 'sample'"
+
+
+def test_all_lessons_are_here():
+    assert {*LESSONS, *APPENDIX, *OLD_CODE, '1_resnet34', 'appendix_39_steps'} == {*ALL}
+
+
+@pytest.mark.parametrize('name', ALL)
+def test_no_widget_is_committed(name):
+    "Its state is not committed, so JupyterLab would show `Error displaying widget: model not found`"
+    notebook = nbformat.read(ROOT/'nbs'/'lessons'/f'{name}.ipynb', 4)
+    shown = [kind for c in notebook.cells for o in c.get('outputs', []) for kind in o.get('data', {})]
+    assert 'application/vnd.jupyter.widget-view+json' not in shown and 'widgets' not in notebook.metadata
+
+
+@pytest.mark.parametrize('name', [n for n in ALL if n not in OLD_CODE])
+def test_lines_of_code_fit(name):
+    code = cells(name, 'code') + (answers(name) if name in LESSONS else [])
+    assert [line for cell in code for line in cell.splitlines() if len(line) > 90] == []
+
+
+@pytest.mark.parametrize('name', [n for n in ALL if n not in OLD_CODE])
+def test_no_test_machinery(name):
+    assert [c for c in cells(name, 'code') if re.search(r'\bexec\(|html\.unescape|os\.environ', c)] == []
+
+
+@pytest.mark.parametrize('name', [n for n in ALL if not n.startswith('appendix')])
+def test_at_least_fifteen_questions_and_three_exercises(name):
+    "Each with a folded answer"
+    text = '\n'.join(cells(name, 'markdown'))
+    assert text.count('<details>') == text.count('</details>') >= 18
+
+
+@pytest.mark.parametrize('name', LESSONS)
+def test_questions_and_exercises_with_folded_answers(name):
+    text = '\n'.join(cells(name, 'markdown'))
+    asked = re.findall(r'<details><summary><b>(\d+)\.</b> .+\?</summary>\n\n.+\n</details>', text)
+    assert asked == [str(i+1) for i in range(len(asked))] and 15 <= len(asked) <= 20
+    assert len(answers(name)) == 3 and text.count('<details>') == text.count('</details>') == len(asked) + 3
+
+
+@pytest.mark.parametrize('name', LESSONS + APPENDIX)
+def test_words(name):
+    text = '\n'.join(cells(name, 'markdown')).lower()
+    counts = Counter({w: len(re.findall(w, text)) for w in ('bad sign', 'the original', 'picture', 'photograph', 'labelled')})
+    assert counts['bad sign'] <= 1 and counts['the original'] <= 2
+    assert not counts['picture'] and not counts['photograph'] and not counts['labelled']
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', LESSONS)
+def test_the_answers_of_the_exercises_run(name):
+    "The lesson, its exercises' answers and what must hold after them, in one kernel"
+    notebook = nbformat.read(ROOT/'nbs'/'lessons'/f'{name}.ipynb', 4)
+    notebook.cells = [c for c in notebook.cells if not c.source.startswith('#| network')]
+    last = notebook.cells.pop()
+    assert 'rmtree' in last.source, 'the last cell clears away what the lesson wrote'
+    for code in [*answers(name), ASSERTIONS[name], last.source]: notebook.cells.append(nbformat.v4.new_code_cell(code))
+    where = dict(metadata=dict(path=ROOT/'nbs'/'lessons'))
+    NotebookClient(notebook, timeout=600, kernel_name='python3', resources=where).execute()

@@ -16,7 +16,7 @@ setup(
     license=cfg['license'], keywords=cfg['keywords'], python_requires=f'>={cfg["min_python"]}',
     long_description=(here/'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
     packages=find_packages(include=[cfg['lib_name'], f'{cfg["lib_name"]}.*']),
-    package_data={cfg['lib_name']: ['templates/*.html', 'templates/web/*', 'py.typed']},
+    package_data={cfg['lib_name']: ['templates/*.html', 'templates/*.css', 'templates/web/*', 'py.typed']},
     install_requires=cfg['requirements'].split(),
     extras_require={k.removesuffix('_requirements'): v.split() for k, v in cfg.items() if k.endswith('_requirements')},
     entry_points=dict(console_scripts=cfg['console_scripts'].split()),

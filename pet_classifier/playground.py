@@ -15,6 +15,7 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image, ImageColor
 
+from .core.html import require_ipywidgets
 from .data.breeds import EARS, find_breed, mix
 from .data.drawing import draw_pet
 from .data.images import ImageProblem
@@ -62,16 +63,9 @@ def answer_figure(
     return fig
 
 # %% ../nbs/api/playground.ipynb #a9b0efe1
-def _ipywidgets():
-    "Return the module `ipywidgets`; raise an `ImportError` that says how to get it if it is not installed."
-    try: import ipywidgets
-    except ImportError as e:
-        raise ImportError('buttons and sliders need ipywidgets: `pip install ipywidgets`, then reload the page') from e
-    return ipywidgets
-
 def _panel(children, text):
     "Return a column of widgets; where no widgets are shown, as on GitHub, it reads `text`."
-    widgets = _ipywidgets()
+    widgets = require_ipywidgets()
     class Panel(widgets.VBox):
         def __repr__(self): return text
     return Panel(children)
@@ -97,7 +91,7 @@ def upload_photo(
     top:int=5, # number of bars, at most
 ): # an ipywidgets column: a button, the answer in words, the figure of `answer_figure`
     "Return a button that takes a photo, and shows what `predictor` says of it"
-    widgets = _ipywidgets()
+    widgets = require_ipywidgets()
     button = widgets.FileUpload(accept='image/*', multiple=False, description='Your photo')
     said, figure = widgets.HTML('Choose a photo: it stays on the machine that runs this notebook.'), widgets.Image(format='png')
     figure.layout.display, figure.layout.max_width = 'none', '100%'
@@ -105,8 +99,9 @@ def upload_photo(
         photo = _uploaded(change['new'])
         if photo is None: return
         try:
-            figure.value = _png(answer_figure(predictor, photo, top))
-            said.value, figure.layout.display = f'<b>{escape(answer_title(predictor.predict(photo)))}</b>', ''
+            shown = answer_figure(predictor, photo, top)
+            figure.value, figure.layout.display = _png(shown), ''
+            said.value = f'<b>{escape(shown.get_suptitle())}</b>'
         except ImageProblem as e: said.value, figure.layout.display = f'This file cannot be used: {escape(e.reason)}.', 'none'
     button.observe(answer, 'value')
     return _panel([button, said, figure], 'Run this cell, and a button for your own photo appears here.')
@@ -193,7 +188,7 @@ def draw_and_predict(
 ): # an ipywidgets column: three sliders, the drawn pet, the probabilities in words
     "Return sliders that change a drawn pet from breed `a` to breed `b`, and show what `predictor` says of it"
     _check_known(predictor, a, b)
-    widgets = _ipywidgets()
+    widgets = require_ipywidgets()
     names = dict(ears='ears and head', coat='coat', pattern='pattern')
     sliders = {k: widgets.FloatSlider(0, min=0, max=1, step=.05, description=v, readout=False) for k, v in names.items()}
     image, said = widgets.Image(format='jpeg', width=220), widgets.HTML()

@@ -12,29 +12,22 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from .core.files import printable
+from .core.html import require_ipywidgets
 from .core.keywords import refuse_unknown
 from .data.corrections import Corrections
-from .data.images import ImageProblem, check_images, listed
+from .data.images import ImageProblem, listed
 from .data.label_files import label_text
-from .model.pretrained import pretrained_features
+from .model.pretrained import pretrained_extractor
 from .review.page import jpeg_of
 from .review.session import ReviewSession
-from .review.source import ReviewData
+from .review.source import review_data, sides_of
 
 if TYPE_CHECKING: from ipywidgets import VBox
 
 # %% ../nbs/api/widget.ipynb #ff614e21
-def _widgets():
-    "Return the module ipywidgets."
-    try: import ipywidgets
-    except ImportError as e:
-        raise ImportError('review needs ipywidgets, which come with Jupyter: pip install ipywidgets') from e
-    return ipywidgets
-
 class _Entry(NamedTuple):
     "An image in a queue."
     row: int # in the session
@@ -58,23 +51,19 @@ def _session(table, corrections, root):
     "Return a `ReviewSession` of the images in `table`."
     files = [Path(os.path.abspath(f)) for f in table.file]
     root = os.path.commonpath([f.parent for f in files]) if root is None else root
-    problems = dict(check_images(files).itertuples(index=False, name=None))
-    labels, good = [label_text(l) for l in table.label], [f for f in files if f not in problems]
-    if not good: raise ValueError(f'none of {len(files)} images can be opened')
-    sides = np.where(table.is_valid, 'valid', 'train') if 'is_valid' in table else ['']*len(files)
-    broken = [(f, problems[f], l) for f, l in zip(files, labels) if f in problems]
-    keep = [i for i, f in enumerate(files) if f not in problems]
-    data = ReviewData(good, np.array([labels[i] for i in keep], dtype=object), [sides[i] for i in keep], broken, Path(root),
-                      pretrained_features(good).numpy(), [], str(root))
+    labels = [label_text(l) for l in table.label]
+    rows = pd.DataFrame(dict(file=pd.Series(files, dtype=object), label=labels, side=sides_of(table)))
+    data = review_data(rows, root, pretrained_extractor(), [], str(root), say=lambda text: None)
     session = ReviewSession(data, Corrections(corrections, root))
     session.find_duplicates()
     return session
+
 
 # %% ../nbs/api/widget.ipynb #193a7c62
 class _Reviewer:
     "The widgets, the queue that is shown, and where in it."
     def __init__(self, session, queues, name):
-        self.w, self.session, self.queues, self.done = _widgets(), session, queues, []
+        self.w, self.session, self.queues, self.done = require_ipywidgets(), session, queues, []
         w = self.w
         self.image, self.about, self.message = w.Image(layout=dict(max_height='420px', object_fit='contain')), w.HTML(), w.HTML()
         self.strips, self.progress, self.count = w.VBox(), w.IntProgress(min=0), w.Label()
@@ -186,7 +175,7 @@ def review(
     queue=None, # name of a queue to begin with, or a table with a column `file` to review in its order
 ) -> 'VBox': # ipywidgets
     "Show the images of `table` whose labels may be wrong, one at a time, with buttons that append decisions to `corrections`."
-    _widgets() # before the features are computed
+    require_ipywidgets() # before the features are computed
     session = _session(table, corrections, root)
     queues = {name: [_Entry(i.row, i.reason) for i in items] for name, items in session.queues.items()}
     if isinstance(queue, pd.DataFrame): queues, queue = {'given': _queue_of(queue, session)}, 'given'

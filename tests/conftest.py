@@ -1,9 +1,16 @@
 "Made-up images and tiny networks, shared by the tests of the training half."
+import json
 import os
 import random
+import secrets
+import shutil
+import socket
+import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -57,6 +64,54 @@ def fresh_cache(tmp_path, monkeypatch):
 def pets_dir():
     if not os.environ.get('PETS_DIR'): pytest.skip('PETS_DIR is unset')
     return Path(os.environ['PETS_DIR'])
+
+
+@pytest.fixture(scope='session')
+def chromium():
+    "A context that starts Chromium, with more `flags`, and closes it; tests without a browser are skipped"
+    playwright = pytest.importorskip('playwright.sync_api')
+    found = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
+    if not found: pytest.skip('no chromium here: the page is not looked at')
+    always = ('--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking '
+              '--disable-component-update --disable-sync').split()
+    @contextmanager
+    def chromium(*flags):
+        with playwright.sync_playwright() as p:
+            browser = p.chromium.launch(executable_path=found, args=[*always, *flags])
+            try: yield browser
+            finally: browser.close()
+    return chromium
+
+
+@pytest.fixture(scope='session')
+def jupyterlab():
+    "A context that serves a notebook of `cells` in `folder` by JupyterLab; it yields the address of the notebook"
+    pytest.importorskip('jupyterlab')
+    @contextmanager
+    def jupyterlab(folder, *cells):
+        blank = dict(cell_type='code', metadata={}, outputs=[], execution_count=None)
+        kernel = dict(kernelspec=dict(name='python3', display_name='Python 3', language='python'))
+        content = dict(cells=[blank | dict(id=f'c{i}', source=c) for i, c in enumerate(cells)], metadata=kernel,
+                       nbformat=4, nbformat_minor=5)
+        (folder/'test.ipynb').write_text(json.dumps(content))
+        with socket.create_server(('127.0.0.1', 0)) as s: port = s.getsockname()[1]
+        token, address = secrets.token_hex(8), f'http://127.0.0.1:{port}'
+        env = os.environ | {f'JUPYTER_{k}_DIR': str(folder/f'.{k}') for k in ('CONFIG', 'DATA', 'RUNTIME')}
+        command = [sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', '--ip=127.0.0.1',
+                   '--ServerApp.port_retries=0',
+                   f'--ServerApp.port={port}', f'--IdentityProvider.token={token}', f'--ServerApp.root_dir={folder}',
+                   '--LabApp.news_url=None']
+        with open(folder/'.log', 'w') as log, subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=folder) as server:
+            try:
+                end = time.monotonic() + 240
+                while True:
+                    try: urlopen(f'{address}/api?token={token}', timeout=5).read()  # noqa: S310
+                    except OSError: assert time.monotonic() < end and server.poll() is None, (folder/'.log').read_text()
+                    else: break
+                    time.sleep(0.2)
+                yield f'{address}/lab/tree/test.ipynb?token={token}'
+            finally: server.terminate()
+    return jupyterlab
 
 
 @pytest.fixture(scope='session')

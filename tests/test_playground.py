@@ -1,16 +1,7 @@
 "The widgets of lesson 1: without a browser, and clicked in a real JupyterLab."
-import json
-import os
-import secrets
-import shutil
-import socket
-import subprocess
 import sys
-import time
 from datetime import datetime
 from io import BytesIO
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -38,7 +29,6 @@ from pet_classifier.training.learner import pet_learner
 pytestmark = pytest.mark.slow
 
 A, B = 'Bengal', 'Siamese'
-FLAGS = '--no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update --disable-sync'
 
 
 @pytest.fixture(scope='module')
@@ -135,44 +125,16 @@ def test_without_widgets_there_is_a_clear_error(predictor, monkeypatch):
     with pytest.raises(ImportError, match='pip install ipywidgets'): upload_photo(predictor)
 
 
-@pytest.fixture(scope='module')
-def jupyter(model, tmp_path_factory):
-    "The address of a JupyterLab with a notebook of three cells: the model, the upload button, the sliders"
-    pytest.importorskip('jupyterlab')
-    folder = tmp_path_factory.mktemp('jupyter')
+@pytest.fixture
+def jupyter_page(model, tmp_path, jupyterlab, chromium):
+    "JupyterLab with a notebook of three cells: the model, the upload button, the sliders"
     cells = ['from pet_classifier.playground import *\nfrom pet_classifier import Predictor\n'
              f'predictor = Predictor({str(model)!r})', 'upload_photo(predictor)', f'draw_and_predict(predictor, {A!r}, {B!r})']
-    blank = dict(cell_type='code', metadata={}, outputs=[], execution_count=None)
-    cells = [blank | dict(id=f'c{i}', source=s) for i, s in enumerate(cells)]
-    kernel = dict(kernelspec=dict(name='python3', display_name='python3', language='python'))
-    (folder/'play.ipynb').write_text(json.dumps(dict(cells=cells, metadata=kernel, nbformat=4, nbformat_minor=5)))
-    with socket.create_server(('127.0.0.1', 0)) as s: port = s.getsockname()[1]
-    token, env = secrets.token_hex(8), os.environ | {f'JUPYTER_{k}_DIR': str(folder/k) for k in ('CONFIG', 'RUNTIME')}
-    command = [sys.executable, '-m', 'jupyterlab', '--no-browser', '--allow-root', f'--ServerApp.port={port}',
-               '--ServerApp.port_retries=0', f'--IdentityProvider.token={token}', f'--ServerApp.root_dir={folder}']
-    with open(folder/'log', 'w') as log, subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=folder) as server:
-        address = f'http://127.0.0.1:{port}'
-        try:
-            for _ in range(240):
-                try: urlopen(f'{address}/api?token={token}').read()  # noqa: S310
-                except (URLError, OSError): time.sleep(0.5)
-                else: break
-            yield f'{address}/lab/tree/play.ipynb?token={token}'
-        finally: server.terminate()
-
-
-@pytest.fixture
-def jupyter_page(jupyter):
-    playwright = pytest.importorskip('playwright.sync_api')
-    chromium = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
-    if not chromium: pytest.skip('no chromium here: the widgets are not clicked')
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium, args=FLAGS.split())
+    with jupyterlab(tmp_path, *cells) as address, chromium() as browser:
         page = browser.new_page(viewport=dict(width=1200, height=1000))
         page.set_default_timeout(240_000)
-        page.goto(jupyter)
+        page.goto(address)
         yield page
-        browser.close()
 
 
 def test_in_jupyterlab_a_photo_is_uploaded_and_a_slider_moved(jupyter_page, tmp_path):

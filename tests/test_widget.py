@@ -1,14 +1,6 @@
 "The widget shows what may be wrong, appends each click to the corrections file, and works in a real JupyterLab."
 import builtins
-import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
-from contextlib import contextmanager
 
 import pandas as pd
 import pytest
@@ -150,60 +142,20 @@ def test_without_ipywidgets_the_error_says_what_to_install(photos, monkeypatch):
 
 # in the browser
 
-@contextmanager
-def jupyter(folder, timeout=60):
-    "JupyterLab in `folder`; yields its address"
-    with socket.create_server(('127.0.0.1', 0)) as s: port = s.getsockname()[1]
-    env = os.environ | {f'JUPYTER_{part}_DIR': str(folder/f'.{part}') for part in ('CONFIG', 'DATA', 'RUNTIME')}
-    url, log = f'http://127.0.0.1:{port}', open(folder/'.log', 'wb')
-    command = [sys.executable, '-m', 'jupyter', 'lab', '--no-browser', '--allow-root', '--ip=127.0.0.1', f'--port={port}',
-               '--IdentityProvider.token=secret', '--LabApp.news_url=None']
-    server = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log)  # noqa: S603
-    try:
-        end = time.monotonic() + timeout
-        while True:
-            try:
-                urllib.request.urlopen(f'{url}/api?token=secret', timeout=5)  # noqa: S310
-                break
-            except OSError:
-                assert time.monotonic() < end and server.poll() is None, (folder/'.log').read_text()
-                time.sleep(.2)
-        yield url
-    finally:
-        server.terminate()
-        server.wait(30)
-        log.close()
-
-
-def notebook(*cells):
-    cells = [dict(cell_type='code', id=f'cell{i}', metadata={}, execution_count=None, outputs=[], source=c)
-             for i, c in enumerate(cells)]
-    kernel = dict(kernelspec=dict(display_name='Python 3', language='python', name='python3'))
-    return json.dumps(dict(cells=cells, metadata=kernel, nbformat=4, nbformat_minor=5))
-
-
-def test_a_click_in_jupyterlab_corrects_a_label(photos, tmp_path):
-    playwright = pytest.importorskip('playwright.sync_api')
-    pytest.importorskip('jupyterlab')
-    chromium = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
-    if not chromium: pytest.skip('no chromium here: the widget is not looked at')
-    (tmp_path/'review.ipynb').write_text(notebook(
-        f'from pet_classifier.all import label_by_folder, review\ntable = label_by_folder({str(photos)!r})',
-        f'review(table, "corrections.csv", {str(photos)!r})'))
-    with jupyter(tmp_path) as url, playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium, args=['--no-sandbox', '--disable-gpu'])
+def test_a_click_in_jupyterlab_corrects_a_label(photos, tmp_path, jupyterlab, chromium):
+    cells = (f'from pet_classifier.all import label_by_folder, review\ntable = label_by_folder({str(photos)!r})',
+             f'review(table, "corrections.csv", {str(photos)!r})')
+    with jupyterlab(tmp_path, *cells) as address, chromium() as browser:
         page = browser.new_page(viewport=dict(width=1300, height=1100))
-        page.goto(f'{url}/lab/tree/review.ipynb?token=secret')
-        page.wait_for_selector('.jp-Notebook-cell', timeout=60_000)
-        page.wait_for_selector('text=Python 3', timeout=60_000)
+        page.set_default_timeout(240_000)
+        page.goto(address)
+        page.wait_for_selector('.jp-Notebook-cell')
+        page.wait_for_selector('text=Python 3')
         page.click('text=Run >> nth=0')
         page.click('text=Run All Cells')
-        page.wait_for_selector('button:has-text("Take suggestion")', timeout=180_000)
+        page.wait_for_selector('button:has-text("Take suggestion")')
         page.wait_for_function('[...document.querySelectorAll(".jp-OutputArea img")].some(i => i.naturalWidth > 40)')
         assert 'blue/7.png' in page.inner_text('.jp-Notebook')
-        if shot := os.environ.get('SCREENSHOTS'): page.screenshot(path=f'{shot}/widget.png')
         page.click('button:has-text("Take suggestion")')
         page.wait_for_function('!document.querySelector(".jp-Notebook").innerText.includes("0 of ")')
-        if shot: page.screenshot(path=f'{shot}/widget_after.png')
-        browser.close()
     assert [d[:4] for d in Corrections(tmp_path/'corrections.csv', photos).read()] == [('blue/7.png', 'blue', 'relabel', 'red')]

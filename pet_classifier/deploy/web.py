@@ -113,7 +113,7 @@ def runtime_files(
 # %% ../../nbs/api/deploy.web.ipynb #58c81407
 _POLICY = ("default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; img-src 'self' blob: data:; "
            "connect-src 'self'; worker-src 'self'; base-uri 'none'; form-action 'none'")
-_TEXTS = 'index.html', 'style.css', 'app.js', 'worker.js'
+_TEXTS = {'style.css': 'page.css'} | {name: f'web/{name}' for name in ('index.html', 'app.js', 'worker.js')}
 _SITE = sorted([*_TEXTS, 'sw.js', 'config.json', 'model.onnx', *_FILES])
 
 def write_site(
@@ -128,10 +128,10 @@ def write_site(
     if existing and existing != _SITE:
         raise FileExistsError(f"'{folder}' is not such a page ({listed(existing)}) and would be replaced; choose a new folder")
     classes, none = [*display_names(bundle.vocab).values()], bundle.none_below is not None
-    pages = Environment(loader=PackageLoader('pet_classifier', 'templates/web'), autoescape=True)
+    pages = Environment(loader=PackageLoader('pet_classifier'), autoescape=True)
     lead = f'The answer is one of {len(classes)} classes' + (', or none of these.' if none else '.')
     context = dict(title=title, lead=lead, limitations=limitations(bundle), classes=classes, policy=_POLICY, version=__version__)
-    texts = {name: pages.get_template(name).render(context).encode() for name in _TEXTS}
+    texts = {name: pages.get_template(template).render(context).encode() for name, template in _TEXTS.items()}
     module = WithHeatMap if has_heat_map(bundle) else ProbabilitiesAndLogits
     config = dict(classes=classes, size=bundle.size, none_below=bundle.none_below)
     files = texts | runtime_files(runtime) | {
@@ -140,7 +140,7 @@ def write_site(
     version = sha256(b''.join(sha256(files[k]).digest() for k in sorted(files))).hexdigest()[:16]
     facts = dict(version=version, files=sorted(files), policy=_POLICY)
     worker = {k: Markup(json.dumps(v)) for k, v in facts.items()} # noqa: S704 JSON of our own
-    files['sw.js'] = pages.get_template('sw.js').render(worker).encode()
+    files['sw.js'] = pages.get_template('web/sw.js').render(worker).encode()
     with atomic_write_dir(folder) as new:
         for name, data in files.items(): (new/name).write_bytes(data)
     return folder

@@ -14,6 +14,7 @@ from fastai.callback.training import GradientAccumulation
 from fastai.learner import Learner
 from fastai.torch_core import get_model, num_distrib
 
+from ..core.device import is_gpu
 from .state import random_state, set_random_state
 
 # %% ../../nbs/api/training.out_of_memory.ipynb #f6208e67
@@ -55,4 +56,4 @@ def train_within_memory(
         learn.epoch_table.load_state_dict(dict(rows=rows))
         learn.opt = None
         gc.collect() # the failed step is in cycles of references
-        if device.type == 'cuda': torch.cuda.empty_cache()
+        if is_gpu(device): torch.get_device_module(device).empty_cache()

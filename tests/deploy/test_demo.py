@@ -31,8 +31,6 @@ pytest.importorskip('starlette')
 pytest.importorskip('uvicorn')
 REACHED = []  # (host, port) that this process has asked for
 WRITTEN = []  # files that it has opened to write
-FLAGS = ('--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking '
-         '--disable-component-update --disable-sync').split()
 
 
 def free_port():
@@ -115,14 +113,8 @@ def quick(monkeypatch): monkeypatch.setattr(demo, 'Sandbox', Here)  # but for `s
 
 
 @pytest.fixture(scope='module')
-def browser():
-    playwright = pytest.importorskip('playwright.sync_api')
-    chromium = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
-    if not chromium: pytest.skip('no chromium here: the page is not looked at')
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield browser
-        browser.close()
+def browser(chromium):
+    with chromium() as browser: yield browser
 
 
 @contextmanager

@@ -1,5 +1,4 @@
 "The static page answers in the browser as the package does, asks nobody else, and works offline."
-import shutil
 from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -101,14 +100,9 @@ def server(site):
 
 
 @pytest.fixture
-def page(server):
+def page(server, chromium):
     "The page, ready to classify; `page.asked` are the addresses asked, `page.logged` what the browser complained about"
-    playwright = pytest.importorskip('playwright.sync_api')
-    chromium = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
-    if not chromium: pytest.skip('no chromium here: the page is not looked at')
-    with playwright.sync_playwright() as p:
-        flags = ['--no-sandbox', '--disable-gpu', '--use-fake-device-for-media-stream', '--use-fake-ui-for-media-stream']
-        browser = p.chromium.launch(executable_path=chromium, args=flags)
+    with chromium('--use-fake-device-for-media-stream', '--use-fake-ui-for-media-stream') as browser:
         context = browser.new_context(viewport=dict(width=390, height=844))
         page = context.new_page()
         page.asked, page.logged = [], []
@@ -118,7 +112,6 @@ def page(server):
         page.goto(f'http://127.0.0.1:{server.server_port}/')
         page.wait_for_selector('body[data-ready]', timeout=60_000)
         yield page
-        browser.close()
 
 
 def drop(page, file):

@@ -1,7 +1,6 @@
 "The page under attack, with two clients, and in a real browser that is used by keyboard, mouse and touch."
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -18,8 +17,6 @@ from starlette.testclient import TestClient
 from pet_classifier.data.corrections import Corrections
 from pet_classifier.deploy.server import Guard
 from pet_classifier.review.page import ImageCache, review_app, review_server
-
-FLAGS = '--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-sync'.split()
 
 
 @pytest.fixture
@@ -120,14 +117,8 @@ def test_a_file_that_cannot_be_written_is_a_problem_not_a_loss(client, row):
 
 
 @pytest.fixture(scope='module')
-def browser():
-    playwright = pytest.importorskip('playwright.sync_api')
-    chromium = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
-    if not chromium: pytest.skip('no chromium here: the page is not looked at')
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium, args=FLAGS)
-        yield browser
-        browser.close()
+def browser(chromium):
+    with chromium() as browser: yield browser
 
 
 def free_port():

@@ -147,8 +147,9 @@ def start(self:ReviewSession,
         except Exception as e: # of any type: the review goes on
             self.problem = f'{type(e).__name__}: {printable(str(e))}'
             print(f'error: {self.problem}', file=sys.stderr)
-        finally: self.busy -= 1
-    self.busy += 1
+        finally:
+            with self.lock: self.busy -= 1
+    with self.lock: self.busy += 1
     return self.worker.submit(run)
 
 # %% ../../nbs/api/review.session.ipynb #rvbd2904

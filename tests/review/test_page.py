@@ -140,6 +140,7 @@ def opened_page(browser, address, **kwargs):
     page.on('pageerror', lambda e: page.errors.append(str(e)))
     page.goto(address)
     page.wait_for_selector('#main[data-ready]')
+    page.wait_for_function('() => !busy')  # the search for duplicates orders the images anew
     yield page
     assert not page.errors
     page.close()
@@ -218,7 +219,6 @@ def test_two_tabs_do_not_overwrite_each_other(browser, served, row):
     address, session = served
     with opened_page(browser, address) as one, opened_page(browser, address) as other:
         for page in one, other:
-            page.wait_for_function('() => !busy')
             show(page, row('red_91.jpg'))
             ready(page, 'red_91.jpg')
         one.keyboard.press('2')

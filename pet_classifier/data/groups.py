@@ -24,7 +24,8 @@ from .labels import match_pattern
 def _same(values):
     "Return pairs of row numbers that join the rows of equal `values`; None, NaN and '' are equal to nothing."
     known = pd.Series([None if pd.isna(v) or v == '' else v for v in values], dtype=object)
-    rows = pd.Series(np.arange(len(values))).groupby(known.to_numpy())
+    several = known.duplicated(keep=False).to_numpy() # one group per image would take long
+    rows = pd.Series(np.flatnonzero(several)).groupby(known[several].to_numpy())
     return [(first, other) for _, group in rows for first, other in zip(group, group[1:])]
 
 def _joined(n, pairs):

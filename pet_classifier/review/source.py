@@ -35,16 +35,13 @@ class ReviewData(NamedTuple):
     notes: list # one-line texts: how the data were interpreted
     data: str # as the user would give it to `pet-classifier train`
 
-def _readable(rows, extractor):
-    "Return the `rows` whose image can be opened, and (path, problem, label) of the others; cached features prove that it can be"
-    known, broken = set(read_features(extractor.name)[0]), {}
-    def is_known(file):
-        try: return image_ids([file])[0] in known
-        except ImageProblem: return False
-    unknown = [f for f in rows.file if not is_known(f)]
-    if unknown: broken = dict(check_images(unknown).itertuples(index=False, name=None))
-    bad = rows.file.isin(set(broken))
-    return rows[~bad].reset_index(drop=True), [(f, broken[f], label) for f, label in zip(rows.file[bad], rows.label[bad])]
+def _cached(files, extractor):
+    "Return the row of each of `files` in the cached features, None if it is not there; and these features"
+    known, features = read_features(extractor.name)
+    def row(file):
+        try: return known.get(image_ids([file])[0])
+        except ImageProblem: return None
+    return [row(f) for f in files] if known else [None]*len(files), features
 
 def review_data(
     rows:pd.DataFrame, # columns `file`, `label` ('' if it has none) and `side`, as in `ReviewData`
@@ -55,12 +52,18 @@ def review_data(
     say=print, # called with a line of text before a slow step
 ) -> ReviewData:
     "Return the images of `rows` with their features; those that cannot be opened are in `broken`"
-    rows, broken = _readable(rows.drop_duplicates('file'), extractor)
-    if not len(rows): raise ValueError(f"none of {len(broken)} images in '{data}' can be opened")
-    say(f'features of {len(rows):,} images')
-    features = extractor(rows.file).numpy()
+    rows = rows.drop_duplicates('file')
+    at, features = _cached(rows.file, extractor)
+    new, broken = [f for f, i in zip(rows.file, at) if i is None], []
+    if new: # cached features prove that an image can be opened
+        problems = dict(check_images(new).itertuples(index=False, name=None))
+        bad = rows.file.isin(set(problems))
+        broken, rows = [(f, problems[f], label) for f, label in zip(rows.file[bad], rows.label[bad])], rows[~bad]
+        if not len(rows): raise ValueError(f"none of {len(broken)} images in '{data}' can be opened")
+        say(f'features of {len(rows):,} images')
+        features, at = extractor(rows.file), slice(None)
     files, labels, sides = rows.file.tolist(), rows.label.to_numpy(object), rows.side.tolist()
-    return ReviewData(files, labels, sides, broken, Path(root), features, notes, data)
+    return ReviewData(files, labels, sides, broken, Path(root), features[at].numpy(), notes, data)
 
 # %% ../../nbs/api/review.source.ipynb #rvcf9554
 def sides_of(

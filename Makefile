@@ -15,7 +15,7 @@ OUT    ?= runs/$(shell date +%Y%m%d-%H%M%S)
 BIN       := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 INSTALLED := .venv/installed
 
-.PHONY: lesson quick lint test bench bench-gpu notebooks readme
+.PHONY: lesson quick lint test notebook-tests tests bench bench-gpu notebooks readme
 
 lesson: $(INSTALLED)
 	$(BIN)/pet-classifier train $(DATA) --arch $(ARCH) --out $(OUT)
@@ -27,8 +27,12 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check pet_classifier tests tools benchmarks setup.py
 	$(BIN)/mypy
 
-test: lint # lessons 1 to 5 are run by tests/test_lessons.py, with the answers of their exercises
+test: lint notebook-tests tests
+
+notebook-tests: $(INSTALLED) # without lessons 1 to 5, which tests/test_lessons.py runs with the answers of their exercises
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --timing --skip_file_re '^([_.]|[1-5]_)'
+
+tests: $(INSTALLED)
 	$(BIN)/pytest -n auto --dist worksteal
 
 bench: $(INSTALLED)

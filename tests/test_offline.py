@@ -16,7 +16,7 @@ import json, os, sys, warnings
 warnings.simplefilter('ignore')
 from pet_classifier.cli import main
 def mark(name):
-    try: os.stat(f'/mark/{name}')
+    try: os.rmdir(f'/mark/{name}')
     except OSError: pass
 codes = {}
 for name, words in json.loads(sys.argv[1]):
@@ -77,7 +77,7 @@ def environment(tmp_path):
 def test_no_command_reaches_out_or_opens_a_port(tiny_folder, tmp_path):
     words, log, todo = namespace(), tmp_path/'log', commands(tiny_folder, tmp_path)
     (tmp_path/'tmp').mkdir()
-    trace = ['strace', '-f', '-qq', '-e', 'trace=connect,bind,sendto,stat,newfstatat', '-e', 'signal=none', '-o', str(log)]
+    trace = ['strace', '-f', '--seccomp-bpf', '-qq', '-e', 'trace=connect,bind,sendto,rmdir', '-e', 'signal=none', '-o', str(log)]
     done = subprocess.run([*words, *trace, sys.executable, '-c', CODE, json.dumps(todo)], env=environment(tmp_path),
                           capture_output=True, text=True, timeout=600)
     codes = json.loads(done.stderr.splitlines()[-1])
@@ -92,7 +92,7 @@ def test_no_command_reaches_out_or_opens_a_port(tiny_folder, tmp_path):
 
 def test_the_log_is_understood(tmp_path):
     log = tmp_path/'log'
-    log.write_text('1 newfstatat(AT_FDCWD, "/mark/train", 0x7, 0) = -1 ENOENT\n'
+    log.write_text('1 rmdir("/mark/train") = -1 ENOENT\n'
                    '2 connect(5, {sa_family=AF_INET, sin_port=htons(443), sin_addr=inet_addr("142.250.1.1")}, 16) = -1 E\n'
                    '2 connect(5, {sa_family=AF_UNIX, sun_path="/run/x"}, 16) = 0\n'
                    '3 bind(5, {sa_family=AF_INET6, sin6_port=htons(0), sin6_flowinfo=htonl(0), '

@@ -133,7 +133,8 @@ def test_only_what_is_missing_is_done_by_the_next_call(bundle, files, tmp_path, 
     given = []
     def by_hand(args, todo, workers):
         given.append([t['part'] for t in todo])
-        for t in todo: yield PartWriter(*args).write(**t) or 1
+        writer = PartWriter(*args)
+        for t in todo: yield writer.write(**t) or 1
     monkeypatch.setattr(scale, '_here', by_hand)
     for lost in [], [3, 41], []:
         for part in lost: part_file(tmp_path/'out', part).unlink()

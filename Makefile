@@ -33,7 +33,7 @@ notebook-tests: $(INSTALLED) # without lessons 1 to 5, which tests/test_lessons.
 	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --timing --skip_file_re '^([_.]|[1-5]_)'
 
 tests: $(INSTALLED)
-	$(BIN)/pytest -n auto --dist worksteal
+	$(BIN)/pytest -n logical --dist worksteal
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/two_cores.py --json benchmarks/two_cores.json

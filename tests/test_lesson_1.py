@@ -4,7 +4,8 @@ import re
 from pathlib import Path
 
 LESSON = Path(__file__).parents[1]/'nbs'/'lessons'/'1_resnet34.ipynb'
-CELLS = json.loads(LESSON.read_text(encoding='utf-8'))['cells']
+# without the folded cell that installs the package where it is missing
+CELLS = [c for c in json.loads(LESSON.read_text(encoding='utf-8'))['cells'] if 'jupyter' not in c['metadata']]
 SOURCES = [''.join(c['source']) for c in CELLS]
 CODE = [s for s, c in zip(SOURCES, CELLS) if c['cell_type'] == 'code']
 

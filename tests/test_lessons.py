@@ -36,7 +36,19 @@ def answers(name):
 
 @pytest.mark.parametrize('name', LESSONS + APPENDIX)
 def test_the_first_cell_says_what_data(name):
-    assert cells(name, 'code')[0] == "DATA = 'sample'"
+    "After the one that installs the package"
+    assert cells(name, 'code')[1] == "DATA = 'sample'"
+
+
+@pytest.mark.parametrize('name', ALL)
+def test_the_package_is_installed_where_it_is_missing(name):
+    "By the first code cell, folded: Colab and Kaggle begin with an empty environment"
+    notebook = json.loads((ROOT/'nbs'/'lessons'/f'{name}.ipynb').read_text(encoding='utf-8'))
+    first = next(c for c in notebook['cells'] if c['cell_type'] == 'code')
+    assert first['metadata'] == {'cellView': 'form', 'jupyter': {'source_hidden': True}}
+    extras = {'5_share': '[demo,onnx]', 'appendix_deployment': '[onnx,scale]'}.get(name, '')
+    assert ''.join(first['source']).splitlines()[2:] == [
+        'try: import pet_classifier', 'except ImportError:', f'    %pip install -q "pet-classifier{extras}"']
 
 
 def test_all_lessons_are_here():

@@ -90,6 +90,7 @@ class FeatureExtractor:
         seed:int=0, # for the augmentation in `preprocess`
     ):
         self.model, self.size, self.preprocess, self.device, self.seed = model, size, preprocess, torch.device(device), seed
+        self.load = load_crops # function of paths and a size; another one may keep the crops for a later use
 
     def _several(self): return dict(sizes=list(self.model.sizes)) if len(self.model.sizes) > 1 else {}
 
@@ -118,7 +119,7 @@ class FeatureExtractor:
         done, rows = slice(0), features[:0]
         with no_random(self.seed), fast_math(self.device, search=False), evaluating(self.model.to(self.device)):
             for i in progress_bar(range(0, len(files), bs), each=bs):
-                crops = load_crops(files[i:i+bs], self.size) # decoded while a GPU computes the batch before
+                crops = self.load(files[i:i+bs], self.size) # decoded while a GPU computes the batch before
                 features[done].copy_(rows)
                 done, rows = slice(i, i+bs), self.model.pooled(self.preprocess(send(crops, self.device)), pool)
             features[done].copy_(rows)

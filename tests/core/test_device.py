@@ -148,6 +148,10 @@ with fast_math(CUDA):
     assert (b.cuda.matmul.fp32_precision, b.cudnn.conv.fp32_precision, b.cudnn.benchmark) == ('tf32', 'tf32', True), switches()
     if before[5] != 'mixed': assert torch.get_float32_matmul_precision() in ('high', 'medium') and b.cuda.matmul.allow_tf32
 assert switches() == before, (before, switches())
+if 'matmul' not in sys.argv[2] and 'conv' not in sys.argv[2]:  # they have no setting of their own, now as before
+    for precision in 'ieee', 'tf32':
+        b.fp32_precision = b.cudnn.fp32_precision = precision
+        assert b.cuda.matmul.fp32_precision == b.cudnn.conv.fp32_precision == precision, (precision, switches())
 '''
 
 

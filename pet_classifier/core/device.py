@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['GPUS', 'choose_device', 'is_gpu', 'memory_format', 'device_name', 'send', 'index_batches', 'fits_on_device',
-           'fast_math', 'keep_freed_memory']
+           'free_memory', 'fast_math', 'keep_freed_memory']
 
 # %% ../../nbs/api/core.device.ipynb #05eb01c7
 import ctypes
+import gc
 import os
 from contextlib import contextmanager
 from itertools import islice
@@ -93,6 +94,15 @@ def fits_on_device(
     gpu = torch.get_device_module(device)
     unused = gpu.memory_reserved(device) - gpu.memory_allocated(device)
     return 4*n_bytes <= gpu.mem_get_info(device)[0] + unused
+
+# %% ../../nbs/api/core.device.ipynb #ba71f06b
+def free_memory(
+    device:torch.device, # where a computation failed
+):
+    "Free what is no longer used on `device`"
+    gc.collect()
+    if is_gpu(device): torch.get_device_module(device).empty_cache()
+
 
 # %% ../../nbs/api/core.device.ipynb #0b784e9a
 def _older_precision():

@@ -65,6 +65,13 @@ class PetDL(TfmdDL):
         if res.dataset is self.dataset: res.decoded = self.decoded
         return res
 
+    def one_batch(self):
+        "Return the first batch; if the images are not stored yet, decode those of this batch only"
+        decoded = self.decoded
+        if decoded and not decoded.is_stored: self.decoded = None
+        try: return super().one_batch()
+        finally: self.decoded = decoded
+
     @delegates(TfmdDL.show_batch)
     def show_batch(self, *args, **kwargs):
         with plt.rc_context({'text.parse_math': False}): return super().show_batch(*args, **kwargs) # a $ is no formula

@@ -49,10 +49,10 @@ def light(
     gen, # NumPy `Generator`, for the noise
 ) -> Image.Image: # RGB
     "Apply random brightness, tint, shading from one side, blur and noise to `im`."
-    bands = im.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1))).split()
+    colours = im.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1))).split()
     y, x = np.ogrid[-1:1:im.height * 1j, -1:1:im.width * 1j]
     warm, angle = rng.uniform(-.1, .12), rng.uniform(0, 2 * math.pi)
     lit = rng.uniform(.65, 1.12) + rng.uniform(0, .22) * (x * math.cos(angle) + y * math.sin(angle)).astype(np.float32)
     noise = gen.standard_normal(lit.shape, np.float32) * rng.uniform(1, 9)
-    bands = (np.asarray(band) * lit * np.float32(tint) + noise for band, tint in zip(bands, (1 + warm, 1, 1 - warm), strict=True))
+    bands = (np.asarray(c) * lit * np.float32(tint) + noise for c, tint in zip(colours, (1 + warm, 1, 1 - warm), strict=True))
     return Image.merge('RGB', [Image.fromarray(band.clip(0, 255).astype(np.uint8)) for band in bands])

@@ -1,6 +1,5 @@
 "Lesson 1 is short before its first result."
 import json
-import re
 from pathlib import Path
 
 LESSON = Path(__file__).parents[1]/'nbs'/'lessons'/'1_resnet34.ipynb'

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from pet_classifier.core.cache import clear_cache
 from pet_classifier.data import crops
 from pet_classifier.data.corrections import Corrections
-from pet_classifier.data.decoded_images import DecodeOnce
+from pet_classifier.data.decode_once import DecodeOnce
 from pet_classifier.data.images import ImageProblem
 from pet_classifier.data.labels import label_by_name
 from pet_classifier.data.splits import load_split, random_split, save_split

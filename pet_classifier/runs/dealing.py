@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 
 from ..data.crops import check_sizes, load_crops
-from ..data.decoded_images import DecodeOnce
+from ..data.decode_once import DecodeOnce
 from ..data.groups import folds, group_numbers, group_split, image_groups, lone_classes
 from ..data.loaders import presize
 from ..data.splits import check_split, random_split

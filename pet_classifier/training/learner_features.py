@@ -14,7 +14,7 @@ from fasttransform import Pipeline
 from torch.utils.data import TensorDataset
 
 from ..data.augment import Augment
-from ..data.decoded_images import DecodeOnce
+from ..data.decode_once import DecodeOnce
 from ..model.features import FeatureExtractor, Preprocess, fingerprint
 
 # %% ../../nbs/api/training.learner_features.ipynb #2e538b69

@@ -14,7 +14,8 @@ from PIL import Image
 from pet_classifier.core.cache import clear_cache
 from pet_classifier.data import crops, decoded_images
 from pet_classifier.data.crops import load_crops
-from pet_classifier.data.decoded_images import DecodedImages, DecodeOnce
+from pet_classifier.data.decode_once import DecodeOnce
+from pet_classifier.data.decoded_images import DecodedImages
 from pet_classifier.data.images import ImageProblem
 from pet_classifier.data.loaders import loaders
 

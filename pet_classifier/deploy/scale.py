@@ -39,7 +39,7 @@ class PredictionRows:
     def __init__(self,
         bundle, # folder of a bundle
         top:int=1, # number of classes per image, the most probable first
-        engine:str='torch', # 'torch', 'openvino' or 'onnx'
+        engine:str='torch', # as `Predictor` takes it
         precision:str='fp32', # 'bf16', 'fp16' or 'fp32'
     ):
         self.predictor, self.top = Predictor(bundle, engine, precision), top

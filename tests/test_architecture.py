@@ -60,9 +60,9 @@ def test_predicting_loads_no_training_code():
     loaded = loaded_after(code)
     ours = modules_of(loaded)
     assert 'deploy.predictor' in ours and not [m for m in ours if m.startswith('training')]
-    training_code = 'fastai.learner', 'fastai.callback', 'fastai.optimizer', 'fastai.vision', 'fastai.data'
-    assert not [m for m in loaded if m.startswith(training_code)]
-    assert len(ours) <= 13, ours
+    slow = 'fastai.', 'torch._dynamo', 'sympy', 'matplotlib', 'scipy', 'sklearn'  # to import, and not needed
+    assert not [m for m in loaded if m.startswith(slow)]
+    assert len(ours) <= 15, ours
 
 
 def test_importing_the_package_loads_nothing_heavy():

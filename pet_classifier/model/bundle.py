@@ -21,7 +21,7 @@ from safetensors.torch import load
 from .. import __version__
 from ..data.crops import check_sizes
 from ..data.images import listed
-from .backbone import HEADS, build_model, check_backbone, not_finite, shape_mismatches, uninitialized
+from .backbone import HEADS, build_model, check_arch, not_finite, shape_mismatches, uninitialized
 from .network import Network
 
 # %% ../../nbs/api/model.bundle.ipynb #a75f3a89
@@ -82,7 +82,7 @@ def check_config(
     for k, low in dict(mean=0, std=1e-6).items():
         if len(config[k]) != 3 or not all(type(v) in (int, float) and low <= v <= 1000 for v in config[k]):
             _refuse(file, f'needs three numbers of at least {low} as {k}, one per colour')
-    try: [check_backbone(config['arch'], size) for size in sizes]
+    try: check_arch(config['arch'])
     except ValueError as e: _refuse(file, f'names an architecture that is not known here: {e}')
     return config
 

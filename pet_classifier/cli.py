@@ -163,8 +163,8 @@ def predict(
     out: Annotated[Path|None, typer.Option('--out', '--csv', metavar='FILE', help='Write the rows to FILE, .csv or .parquet, '
                                            'instead of printing them; the same command resumes an interrupted run.')] = None,
     top: Top = 1,
-    engine: Annotated[str, typer.Option(help='torch, openvino, onnx, or auto: torch on a GPU, else openvino for '
-                                         '1,000 images or more.')] = 'auto',
+    engine: Annotated[str, typer.Option(help='torch, openvino, onnx, or auto: torch on a GPU, else the fastest, '
+                                         'by measurement.')] = 'auto',
     device: Device = None,
 ):
     "Classify images; write one row per image; exit code 1 if an image could not be read."
@@ -179,6 +179,7 @@ def predict(
     stage(f'classifying {len(files):,} images')
     if out: return int(predict_table(predictor, files, out, top=top, say=note) > 0)
     with progress_bar(len(files)) as bar: rows = predictor.predict_files(files, top=top, on_batch=bar.update)
+    stage(predictor.engines)
     print_table(rows)
     return int((rows.problem != '').any())
 

@@ -15,12 +15,11 @@ from fastai.data.block import CategoryBlock, DataBlock, TransformBlock
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.transforms import ColReader, ColSplitter, IntToFloatTensor
 from fastai.torch_core import TensorCategory, no_random
-from fastai.vision.augment import Resize
-from fastai.vision.core import PILImage, TensorImage
 from fastcore.meta import delegates
 from fasttransform import explode_types
 from matplotlib import pyplot as plt
 
+from ..core.compiler import deferred_compiler
 from ..core.device import choose_device, index_batches, is_gpu, send
 from ..core.keywords import refuse_unknown
 from .augment import default_augment
@@ -28,6 +27,10 @@ from .crops import check_sizes, load_crops
 from .decoded_images import DecodedImages
 from .images import listed, open_image
 from .splits import check_split
+
+with deferred_compiler():
+    from fastai.vision.augment import Resize
+    from fastai.vision.core import PILImage, TensorImage
 
 # %% ../../nbs/api/data.loaders.ipynb #0003b7b5
 def open_pil(

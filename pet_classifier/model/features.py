@@ -15,7 +15,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 import torch
-from fastai.layers import AdaptiveConcatPool2d, Flatten
+from fastai.layers import Flatten
 from fastai.torch_core import no_random
 from torch import nn
 
@@ -23,7 +23,7 @@ from ..core.cache import read_entry, write_entry
 from ..core.device import fast_math, free_memory, send
 from ..data.crops import load_crops
 from ..data.image_ids import image_ids
-from .backbone import UnitLength
+from .backbone import AdaptiveConcatPool2d, UnitLength
 from .network import Network
 
 # %% ../../nbs/api/model.features.ipynb #2adad607
@@ -31,7 +31,7 @@ def split_head(
     head, # `nn.Sequential`, as `build_model` makes it
 ) -> tuple: # (the parameter-free layers, the layers to train), both `nn.Sequential`
     "Split `head` after its leading layers without parameters and randomness"
-    fixed = AdaptiveConcatPool2d, nn.AdaptiveAvgPool2d, Flatten, UnitLength
+    fixed = AdaptiveConcatPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, Flatten, UnitLength # and fastai's
     pool = list(takewhile(lambda layer: isinstance(layer, fixed), head))
     return nn.Sequential(*pool), head[len(pool):]
 

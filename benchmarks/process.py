@@ -23,7 +23,7 @@ def cpu_seconds():
     return used.ru_utime + used.ru_stime
 
 
-def measured(command, env, accept=(0,), every=.25):
+def measured(command, env, accept=(0,), every=1):
     "Return what `command` printed and took, with the variables `env` set, or unset if None; `accept`: exit codes of success."
     full = {k: v for k, v in {**os.environ, 'PYTHONUNBUFFERED': '1', **env}.items() if v is not None}
     lines, peak, cpu, began, words = [], 0, cpu_seconds(), time.time(), list(map(str, command))

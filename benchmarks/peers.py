@@ -82,15 +82,16 @@ def main():
     parser.add_argument('--only', nargs='+', choices=PEERS, metavar='NAME', default=[*PEERS])
     args = parser.parse_args()
     names = [n for n in args.only if args.ultralytics or PEERS[n][0] != 'ultralytics']
-    result, where = dict(rounds=[]), machine()
+    result = dict(rounds=[])
     if args.json and args.json.exists(): result = json.loads(args.json.read_text(encoding='utf-8'))
     with tempfile.TemporaryDirectory(prefix='peers-') as work:
         counts, this = lay_out(os.environ['PETS_DIR'], data := Path(work)/'data'), {}
+        result |= dict(machine=machine(), images=counts, size=SIZE, bs=BS, steps=args.steps)
+        result['rounds'].append(this)
         for name in names:
             this[name] = measure(name, data, counts['train'], args)
             say(f'{name}: {json.dumps(this[name])}')
-    result = dict(machine=where, images=counts, size=SIZE, bs=BS, steps=args.steps, rounds=[*result['rounds'], this])
-    if args.json: args.json.write_text(json.dumps(result, indent=1) + '\n', encoding='utf-8')
+            if args.json: args.json.write_text(json.dumps(result, indent=1) + '\n', encoding='utf-8')
     print(markdown(result['rounds']))
 
 

@@ -46,7 +46,7 @@ def make_images(source, folder, n):
     per_class = n//table.label.nunique()
     for file in table.groupby('label').head(per_class).file: (folder/file.name).symlink_to(file.absolute())
     more = [(file, folder/f"{file.stem}{i}.jpg", change) for i, change in enumerate(VARIANTS) for file in table.file]
-    Parallel(-1)(delayed(write_variant)(*job) for job in more[:max(0, n - len(table))])
+    if n > len(table): Parallel(-1)(delayed(write_variant)(*job) for job in more[:n - len(table)])
     return len(list_images(folder))
 
 

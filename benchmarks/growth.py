@@ -1,38 +1,40 @@
 """Seconds, memory and cache of commands at several numbers of images: what grows how.
 
-    python benchmarks/growth.py IMAGES [--counts 370 7400 37000] [--only check train ...] [--json FILE]
+    python benchmarks/growth.py IMAGES [--counts 370 7400 37000] [--only check train ...] [--json FILE] [--work DIR]
 
 IMAGES: the drawn sample with 200 images per breed (`pet-classifier sample IMAGES --per-breed 200`). Fewer are the first of each
-breed; more are made from them by rotation and inversion, so that none are duplicates. Each command is a process of its own;
-of one number of images, the commands share a cache that was empty before the first. Results are added to FILE. Linux only.
+breed; more are made from them by rotation and inversion. Each command is a process of its own with an empty cache. FILE keeps the
+last figures of each command, DIR the images and what the commands wrote. Linux only.
 """
 import argparse
 import json
 import os
+import shutil
 import sys
 import tempfile
 from functools import partial
 from pathlib import Path
 
+from bench import say
 from joblib import Parallel, delayed
 from PIL import Image, ImageOps
 from process import measured
+from two_cores import machine
 
 from pet_classifier.data.images import list_images
 from pet_classifier.data.labels import PETS_PATTERN, label_by_name
 
 PROGRAM = 'from pet_classifier.entry import run; run()'
-COMMANDS = {
-    'check': ['check', '{images}', '--out', '{work}/check.csv'],
-    'check --full': ['check', '{images}', '--full', '--out', '{work}/full.csv'],
-    'train --epochs 0': ['train', '{images}', '--epochs', '0', '--size', '224', '--out', '{work}/run'],
-    'predict': ['predict', '{work}/run/model', '{images}', '--out', '{work}/predictions.csv'],
-    'compare': ['compare', '{images}', '--out', '{work}/compare.csv'],
-    'train resnet34': ['train', '{images}', '--arch', 'resnet34', '--weights', 'none', '--head-epochs', '1', '--epochs', '1',
-                       '--out', '{work}/resnet34'],
+COMMANDS = {  # name -> words; {out}: a new folder of the command, {model}: the bundle that 'train' wrote
+    'check': 'check {images} --quick --out {out}/check.csv',
+    'check --full': 'check {images} --full --out {out}/check.csv',
+    'train': 'train {images} --epochs 0 --size 224 --out {out}/run',
+    'predict': 'predict {model} {images} --out {out}/predictions.csv',
+    'compare': 'compare {images} --out {out}/compare.csv',
+    'train resnet34': 'train {images} --arch resnet34 --weights none --head-epochs 1 --epochs 1 --out {out}/run',
 }
-VARIANTS = [partial(Image.Image.transpose, method=m) for m in (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180,
-                                                               Image.Transpose.ROTATE_270)] + [ImageOps.invert]
+TURNS = Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.ROTATE_270
+VARIANTS = [ImageOps.invert, *(partial(Image.Image.transpose, method=turn) for turn in TURNS)]
 
 
 def write_variant(file, to, change):
@@ -40,60 +42,61 @@ def write_variant(file, to, change):
 
 
 def make_images(source, folder, n):
-    "Fill `folder` with `n` images: those of `source` or fewer as links, more as variants."
+    "Fill `folder` with `n` images: those of `source` as links, and variants where these are too few."
     table = label_by_name(list_images(source), PETS_PATTERN)
-    folder.mkdir(exist_ok=True)
-    per_class = n//table.label.nunique()
-    for file in table.groupby('label').head(per_class).file: (folder/file.name).symlink_to(file.absolute())
-    more = [(file, folder/f"{file.stem}{i}.jpg", change) for i, change in enumerate(VARIANTS) for file in table.file]
+    folder.mkdir()
+    for file in table.groupby('label').head(n//table.label.nunique()).file: (folder/file.name).symlink_to(file.absolute())
+    more = [(file, folder/f'{file.stem}{i}.jpg', change) for i, change in enumerate(VARIANTS, 1) for file in table.file]
     if n > len(table): Parallel(-1)(delayed(write_variant)(*job) for job in more[:n - len(table)])
-    return len(list_images(folder))
-
-
-def megabytes(folder): return round(sum(f.stat().st_size for f in folder.rglob('*') if f.is_file())/1e6)
+    say(f'{len(list_images(folder)):,} images in {folder}')
 
 
 def measure(name, images, work):
-    "Run the command `name` and return its figures."
-    cache = work/'cache'
-    words = [w.format(images=images, work=work) for w in COMMANDS[name]]
+    "Run the command `name` on `images` and return its figures, and what it printed when."
+    out, cache = work/name.replace(' ', '_'), work/'cache'
+    for folder in (out, cache):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+    words = [w.format(images=images, out=out, model=work/'train'/'run'/'model') for w in COMMANDS[name].split()]
     env = dict(PET_CLASSIFIER_CACHE=str(cache), OMP_NUM_THREADS=None)
-    res = measured([sys.executable, '-c', PROGRAM, *words], env, accept=(0, 1))
+    res = measured([sys.executable, '-c', PROGRAM, *words], env, accept=(0, 1))  # 1: `check` found something
     del res['began']
-    return res | dict(cache_mb=megabytes(cache) if cache.exists() else 0, load=round(os.getloadavg()[0], 1))
+    res['lines'] = [(seconds, text.replace(f'{work}/', '')) for seconds, text in res['lines']]
+    cached = sum(f.stat().st_size for f in cache.rglob('*') if f.is_file())
+    shutil.rmtree(cache)
+    return res | dict(cache_mb=round(cached/1e6), load=round(os.getloadavg()[0], 1))
 
 
 def markdown(rows):
     "Return the figures as a table, one column per number of images."
     counts = sorted({r['images'] for r in rows})
-    lines = ['| command | ' + ' | '.join(f'{n:,} images' for n in counts) + ' |', '|---' * (1 + len(counts)) + '|']
+    lines = [f"| | {' | '.join(f'{n:,} images' for n in counts)} |", '|---' * (1 + len(counts)) + '|']
     for name in COMMANDS:
-        cells = {r['images']: f"{r['seconds']:.0f} s ({r['cpu_seconds']:.0f} on CPUs), {r['peak_mb']:,} MB, "
-                              f"cache {r['cache_mb']:,} MB" for r in rows if r['command'] == name}
-        if cells: lines.append(f'| {name} | ' + ' | '.join(cells.get(n, '-') for n in counts) + ' |')
+        cells = {r['images']: f"{r['seconds']:.0f} s, {r['peak_mb']:,} MB, {r['cache_mb']:,} MB" for r in rows if r['command'] == name}
+        if cells: lines.append(f"| `{name}` | {' | '.join(cells.get(n, '-') for n in counts)} |")
     return '\n'.join(lines)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('source', type=Path, metavar='IMAGES')
-    parser.add_argument('--counts', type=int, nargs='+', default=[370, 7400, 37_000])
-    parser.add_argument('--only', nargs='+', choices=COMMANDS, default=[*COMMANDS])
-    parser.add_argument('--work', type=Path, help='folder for images, caches and runs, kept; default: a temporary one')
-    parser.add_argument('--json', type=Path, help='where results are added')
+    parser.add_argument('--counts', type=int, nargs='+', default=[370, 7400, 37_000], metavar='N')
+    parser.add_argument('--only', nargs='*', choices=COMMANDS, default=[*COMMANDS], metavar='COMMAND')
+    parser.add_argument('--json', type=Path, metavar='FILE')
+    parser.add_argument('--work', type=Path, metavar='DIR')
     args = parser.parse_args()
-    from two_cores import machine, say
-    result = json.loads(args.json.read_text()) if args.json and args.json.exists() else dict(rows=[])
+    result = dict(rows=[])
+    if args.json and args.json.exists(): result = json.loads(args.json.read_text(encoding='utf-8'))
     with tempfile.TemporaryDirectory(prefix='growth-') as temporary:
         for n in args.counts:
             work = (args.work or Path(temporary))/str(n)
             work.mkdir(parents=True, exist_ok=True)
-            if not (images := work/'images').exists(): say(f'{make_images(args.source, images, n):,} images made')
+            if not (images := work/'images').exists(): make_images(args.source, images, n)
             for name in args.only:
                 row = dict(command=name, images=n) | measure(name, images, work)
                 say(json.dumps({k: v for k, v in row.items() if k != 'lines'}))
-                result['rows'] = [r for r in result['rows'] if (r['command'], r['images']) != (name, n)] + [row]
-                result['machine'] = machine()
+                others = [r for r in result['rows'] if (r['command'], r['images']) != (name, n)]
+                result = dict(machine=machine(), rows=[*others, row])
                 if args.json: args.json.write_text(json.dumps(result, indent=1) + '\n', encoding='utf-8')
     print(markdown(result['rows']))
 

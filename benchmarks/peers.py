@@ -79,7 +79,7 @@ def main():
     parser.add_argument('--ultralytics', metavar='PYTHON', help='default: leave Ultralytics out')
     parser.add_argument('--steps', type=int, default=0, help='batches of each epoch; default: all')
     parser.add_argument('--json', type=Path, help='where the round is added')
-    parser.add_argument('--only', nargs='+', choices=PEERS, metavar='NAME', default=[*PEERS])
+    parser.add_argument('--only', nargs='*', choices=PEERS, metavar='NAME', default=[*PEERS])
     args = parser.parse_args()
     names = [n for n in args.only if args.ultralytics or PEERS[n][0] != 'ultralytics']
     result = dict(rounds=[])

@@ -72,7 +72,8 @@ def markdown(rows):
     counts = sorted({r['images'] for r in rows})
     lines = [f"| | {' | '.join(f'{n:,} images' for n in counts)} |", '|---' * (1 + len(counts)) + '|']
     for name in COMMANDS:
-        cells = {r['images']: f"{r['seconds']:.0f} s, {r['peak_mb']:,} MB, {r['cache_mb']:,} MB" for r in rows if r['command'] == name}
+        mine = {r['images']: r for r in rows if r['command'] == name}
+        cells = {n: f"{r['seconds']:.0f} s, {r['peak_mb']:,} MB, {r['cache_mb']:,} MB" for n, r in mine.items()}
         if cells: lines.append(f"| `{name}` | {' | '.join(cells.get(n, '-') for n in counts)} |")
     return '\n'.join(lines)
 

@@ -290,6 +290,7 @@ def export(
     stage(_LOADING)
     from pet_classifier.check import all_images, read_labels
     from pet_classifier.core.files import atomic_write
+    from pet_classifier.data.images import listed
     from pet_classifier.deploy.onnx import onnx_bytes
     from pet_classifier.deploy.openvino import check_openvino, write_openvino
     from pet_classifier.deploy.quantization import int8_bytes
@@ -299,6 +300,7 @@ def export(
     if int8:
         found = read_labels(int8, say=note, stage=stage, **how)
         stage('exporting the network to ONNX, in float32 and in int8')
+        if n := len(found.broken): note(f'{n} images cannot be read and are left out: {listed(found.broken.file)}')
         parts = [False]*len(found.table) + [True]*len(found.test)
         table = found.table if found.test.empty else all_images(found).assign(is_valid=parts)
         data, check = int8_bytes(loaded, table, force)

@@ -31,6 +31,7 @@ def quantize(
 ) -> bytes: # an .onnx file with the same inputs, outputs and metadata
     "Return the network with its convolutions in int8, calibrated on `images`"
     if find_spec('onnxruntime') is None: raise ValueError("onnxruntime not installed; pip install 'pet-classifier[onnx]'")
+    import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
     class Batches(CalibrationDataReader):
@@ -40,8 +41,11 @@ def quantize(
         whole, folded, small = (Path(folder)/f'{name}.onnx' for name in ('whole', 'folded', 'int8'))
         whole.write_bytes(data)
         quant_pre_process(whole, folded, skip_symbolic_shape=True)
+        eight_bits = [dict(quant_type=QuantType.QInt8, axis=0, symmetric=True, reduce_range=False)]
+        depthwise = [t.name for t in onnx.load(folded).graph.initializer if len(t.dims) == 4 and t.dims[1] == 1]
         quantize_static(folded, small, Batches(), op_types_to_quantize=_LAYERS, per_channel=True, reduce_range=True,
-                        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
+                        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+                        extra_options=dict(TensorQuantOverrides={name: eight_bits for name in depthwise}))
         return small.read_bytes()
 
 def _with_metadata(data, **texts):

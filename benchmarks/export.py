@@ -25,8 +25,7 @@ from pet_classifier.data.images import list_images
 from pet_classifier.data.labels import PETS_PATTERN, label_by_name
 from pet_classifier.data.loaders import loaders
 from pet_classifier.deploy.engines import engine_precision, torch_engine
-from pet_classifier.deploy.onnx import onnx_bytes
-from pet_classifier.deploy.openvino import write_openvino
+from pet_classifier.deploy.onnx import onnx_bytes, write_openvino
 from pet_classifier.deploy.quantization import compare, quantize
 from pet_classifier.model.bundle import load_bundle
 from pet_classifier.model.bundle_writer import save_bundle

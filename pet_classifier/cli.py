@@ -291,23 +291,21 @@ def export(
     from pet_classifier.check import all_images, read_labels
     from pet_classifier.core.files import atomic_write
     from pet_classifier.data.images import listed
-    from pet_classifier.deploy.onnx import onnx_bytes
-    from pet_classifier.deploy.openvino import check_openvino, write_openvino
+    from pet_classifier.deploy.onnx import check_openvino, onnx_bytes, write_openvino
     from pet_classifier.deploy.quantization import int8_bytes
     from pet_classifier.model.bundle import load_bundle
     if openvino: check_openvino(openvino)
     loaded = load_bundle(bundle)
-    if int8:
-        found = read_labels(int8, say=note, stage=stage, **how)
-        stage('exporting the network to ONNX, in float32 and in int8')
+    found = read_labels(int8, say=note, stage=stage, **how) if int8 else None
+    stage('exporting the network to ONNX')
+    data = onnx_bytes(loaded)
+    if found:
+        stage('converting it to int8')
         if n := len(found.broken): note(f'{n} images cannot be read and are left out: {listed(found.broken.file)}')
         parts = [False]*len(found.table) + [True]*len(found.test)
         table = found.table if found.test.empty else all_images(found).assign(is_valid=parts)
-        data, check = int8_bytes(loaded, table, force)
+        data, check = int8_bytes(data, table, force)
         note(check)
-    else:
-        stage('exporting the network to ONNX')
-        data = onnx_bytes(loaded)
     if onnx:
         with atomic_write(onnx) as new: new.write_bytes(data)
         say(onnx)

@@ -17,9 +17,7 @@ import pandas as pd
 from scipy.stats import norm
 
 from ..data.crops import load_crops
-from .onnx import onnx_bytes
 from .predictions import label_numbers
-from ..model.bundle import Bundle
 
 # %% ../../nbs/api/deploy.quantization.ipynb #88431643
 _LAYERS = ['Conv', 'Add', 'Clip'] # what is computed in int8; the preprocessing and the head stay in float32
@@ -47,13 +45,6 @@ def quantize(
                         activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
                         extra_options=dict(TensorQuantOverrides={name: eight_bits for name in depthwise}))
         return small.read_bytes()
-
-def _with_metadata(data, **texts):
-    "Return the ONNX network `data` with more metadata"
-    import onnx
-    model = onnx.load_from_string(data)
-    for key, value in texts.items(): model.metadata_props.add(key=key, value=value)
-    return model.SerializeToString()
 
 # %% ../../nbs/api/deploy.quantization.ipynb #aa60ed20
 @dataclass
@@ -110,18 +101,21 @@ def _predicted(data, crops):
     return np.concatenate([session.run(['logits'], {'images': crops[i:i+32]})[0] for i in range(0, len(crops), 32)]).argmax(1)
 
 def int8_bytes(
-    bundle:Bundle, # left unchanged
+    data:bytes, # an .onnx file, as `onnx_bytes` returns it
     table:pd.DataFrame, # columns `file`, `label`, and if some images are to be held out of calibration, `is_valid`
     force:bool=False, # also above `MAX_LOSS`?
     seed:int=2, # for the choice of the images to calibrate on
-) -> tuple[bytes, Int8Check]: # content of an .onnx file, and what was measured
-    "Return `bundle` as ONNX in int8; raise a `ValueError` if its error rate grows by more than `MAX_LOSS`"
-    targets = label_numbers(table, bundle.vocab)
+) -> tuple[bytes, Int8Check]: # the .onnx file in int8, with what was measured in its metadata; the same
+    "Return the network in int8; raise a `ValueError` if its error rate grows by more than `MAX_LOSS`"
+    import onnx
+    facts = {m.key: m.value for m in onnx.load_from_string(data).metadata_props}
+    targets = label_numbers(table, json.loads(facts['classes']))
     fit, held = _parts(table, targets >= 0, seed)
-    fit_crops, crops = (load_crops([*table.file.iloc[i]], bundle.size).contiguous().numpy() for i in (fit, held))
-    whole = onnx_bytes(bundle)
-    small = quantize(whole, fit_crops)
-    check = compare(*(_predicted(d, crops) for d in (whole, small)), targets[held], len(fit))
+    fit_crops, crops = (load_crops([*table.file.iloc[i]], int(facts['size'])).contiguous().numpy() for i in (fit, held))
+    small = quantize(data, fit_crops)
+    check = compare(_predicted(data, crops), _predicted(small, crops), targets[held], len(fit))
     if check.loss > MAX_LOSS and not force:
         raise ValueError(f'{check}; more than {100*MAX_LOSS:g} points are refused: stay with float32, or force it (--force)')
-    return _with_metadata(small, int8=json.dumps(asdict(check))), check
+    model = onnx.load_from_string(small)
+    model.metadata_props.add(key='int8', value=json.dumps(asdict(check)))
+    return model.SerializeToString(), check

@@ -20,8 +20,6 @@ from ..data.crops import load_crops
 from .predictions import label_numbers
 
 # %% ../../nbs/api/deploy.quantization.ipynb #88431643
-_LAYERS = ['Conv', 'Add', 'Clip'] # what is computed in int8; the preprocessing and the head stay in float32
-
 def quantize(
     data:bytes, # an .onnx file with input `images`, as `onnx_bytes` returns it
     images:np.ndarray, # to calibrate on: uint8, n x 3 x size x size
@@ -41,8 +39,8 @@ def quantize(
         quant_pre_process(whole, folded, skip_symbolic_shape=True)
         eight_bits = [dict(quant_type=QuantType.QInt8, axis=0, symmetric=True, reduce_range=False)]
         depthwise = [t.name for t in onnx.load(folded).graph.initializer if len(t.dims) == 4 and t.dims[1] == 1]
-        quantize_static(folded, small, Batches(), op_types_to_quantize=_LAYERS, per_channel=True, reduce_range=True,
-                        activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+        quantize_static(folded, small, Batches(), op_types_to_quantize=['Conv', 'Clip'], per_channel=True,
+                        reduce_range=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
                         extra_options=dict(TensorQuantOverrides={name: eight_bits for name in depthwise}))
         return small.read_bytes()
 

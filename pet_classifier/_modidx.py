@@ -1581,8 +1581,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'pet_classifier/runs/data.py'),
                                           'pet_classifier.runs.data.run_data': ( 'api/runs.data.html#run_data',
                                                                                  'pet_classifier/runs/data.py'),
-                                          'pet_classifier.runs.data.split_table': ( 'api/runs.data.html#split_table',
-                                                                                    'pet_classifier/runs/data.py'),
                                           'pet_classifier.runs.data.test_share': ( 'api/runs.data.html#test_share',
                                                                                    'pet_classifier/runs/data.py'),
                                           'pet_classifier.runs.data.without_lost': ( 'api/runs.data.html#without_lost',

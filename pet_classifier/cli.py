@@ -145,9 +145,11 @@ def find_lr(
     from pet_classifier.training.learner import pet_learner
     from pet_classifier.data.loaders import loaders
     from pet_classifier.training.lr_finder import find_lr
-    from pet_classifier.run import save_figure, split_table
+    from pet_classifier.data.splits import random_split
+    from pet_classifier.run import save_figure
     table = read_labels(data, pattern, note, stage, **given(file_col=file_col, label_col=label_col, root=root)).table
-    learn = pet_learner(loaders(split_table(table, None, 0.2, seed), size=sizes, seed=seed), arch, weights, seed=seed)
+    if 'is_valid' not in table: table = random_split(table, 0.2, seed)
+    learn = pet_learner(loaders(table, size=sizes, seed=seed), arch, weights, seed=seed)
     stage(f'computing the features of {len(table):,} images, then running 100 steps at rising learning rates')
     rate = find_lr(learn, plot=False, seed=seed)
     say(rate)

@@ -26,7 +26,7 @@ from .evaluation.rates import imbalance_text
 from .model.bundle_writer import save_bundle, versions
 from .report import write_report
 from .runs.config import RunConfig
-from .runs.data import RunData, check_run_config, labelled_table, run_data, split_table, without_lost  # noqa: F401
+from .runs.data import RunData, check_run_config, labelled_table, run_data, without_lost  # noqa: F401
 from .runs.dealing import deal, fine_tuning_epochs, image_size, run_features
 from .runs.estimate import Estimate, cross_validated_estimate, error_text, evaluate_test_set, held_out_estimate
 from .runs.figures import not_fatal, save_figure, save_figures, save_learning_curve  # noqa: F401  `save_figure` is used elsewhere

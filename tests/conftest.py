@@ -26,6 +26,11 @@ def pytest_configure(config):
     if config.getoption('markexpr') != 'gpu': os.environ['CUDA_VISIBLE_DEVICES'] = ''
 
 
+def pytest_collection_modifyitems(items):
+    "Slow tests first: at the end, no worker has a long one left while the others wait"
+    items.sort(key=lambda item: 'slow' not in item.keywords)
+
+
 @pytest.fixture(scope='session', autouse=True)
 def no_mps(pytestconfig):
     "Hide Apple's GPU, for which there is no environment variable"
@@ -44,10 +49,11 @@ def pytest_terminal_summary(terminalreporter):
 
 @pytest.fixture(scope='session', autouse=True)
 def own_cache(tmp_path_factory):
-    "What is computed and kept lies in a folder of this session, or where `PET_CLASSIFIER_CACHE` says, never in the user's cache"
+    "What is computed is cached where all workers share it, or `PET_CLASSIFIER_CACHE` says, never in the user's cache"
+    base = tmp_path_factory.getbasetemp()
     with pytest.MonkeyPatch.context() as patch:
         if not os.environ.get('PET_CLASSIFIER_CACHE'):
-            patch.setenv('PET_CLASSIFIER_CACHE', str(tmp_path_factory.mktemp('cache')))
+            patch.setenv('PET_CLASSIFIER_CACHE', str((base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base)/'cache'))
         yield
 
 

@@ -2,8 +2,6 @@
 import ast
 import importlib
 import pkgutil
-import subprocess
-import sys
 from pathlib import Path
 
 import fastai.vision.all as fastai_all
@@ -46,15 +44,3 @@ def test_all_has_what_the_lesson_calls():
              'save_bundle Predictor label_by_path label_by_folder label_by_function label_from_csv label_from_df '
              'label_from_lists').split()
     assert all(callable(getattr(ours, name)) for name in names)
-
-
-def test_the_package_needs_nothing_that_only_development_or_an_extra_brings():
-    script = '''
-import sys
-for name in {names}: sys.modules[name] = None # importing it is an error, as if it were not there
-import pet_classifier.all, pet_classifier.cli
-'''
-    names = {'IPython', 'ipykernel', 'ipywidgets', 'nbdev', 'nbformat', 'jupyter', 'pytest', 'hypothesis', 'openvino', 'onnx',
-             'onnxscript', 'onnxruntime', 'ray', 'playwright', 'psutil'}
-    done = subprocess.run([sys.executable, '-c', script.format(names=names)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr

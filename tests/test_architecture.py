@@ -5,6 +5,9 @@ import sys
 
 import pytest
 from import_graph import PACKAGE, PICTURE, draw, import_graph, targets
+from PIL import Image
+
+from pet_classifier import Predictor
 
 IMAGES = ['data.images', 'data.formats', 'data.decode', 'data.crops', 'data.image_ids'] # image files and their pixels
 MAY_IMPORT = dict(core=[], data=['core'], model=['core', *IMAGES], evaluation=['core', 'data', 'model'],
@@ -44,30 +47,54 @@ def test_modules_are_short():
     assert statistics.median(lines.values()) <= 140
 
 
-def loaded_after(code):
-    "Return the modules that a fresh process has loaded after `code`"
-    script = f'{code}\nimport sys; print("\\n".join(sys.modules))'
-    done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
-    return done.stdout.splitlines()
+# Packages that only development or an extra brings
+NOT_NEEDED = ('IPython ipykernel ipywidgets nbdev nbformat jupyter pytest hypothesis openvino onnx onnxscript onnxruntime ray '
+              'playwright psutil').split()
+BUNDLE = PACKAGE.parent/'tests'/'fixtures'/'bundle_format_3'
+SCRIPT = f"""
+import sys
+for name in {NOT_NEEDED}: sys.modules[name] = None # importing it is an error, as if it were not there
+def say_loaded(): print(*[m for m in sys.modules if m not in {NOT_NEEDED}])
+import pet_classifier
+say_loaded()
+from PIL import Image
+from pet_classifier import Predictor
+print(*Predictor({str(BUNDLE)!r}, precision='fp32').predict(Image.new('RGB', (40, 40))).probs.values())
+say_loaded()
+import pet_classifier.all, pet_classifier.cli
+print('all')
+"""
+
+
+@pytest.fixture(scope='module')
+def fresh():
+    "What a fresh process says: modules after importing the package; probabilities; modules after predicting; 'all'; errors"
+    done = subprocess.run([sys.executable, '-c', SCRIPT], capture_output=True, text=True, cwd=PACKAGE.parent)
+    return [*map(str.split, done.stdout.splitlines()), [done.stderr]]
 
 
 def modules_of(loaded): return [m.removeprefix('pet_classifier.') for m in loaded if m.removeprefix('pet_classifier.') in GRAPH]
 
 
-def test_predicting_loads_no_training_code():
-    bundle, image = PACKAGE.parent/'tests'/'fixtures'/'bundle_format_3', "Image.new('RGB', (40, 40))"
-    code = f"from PIL import Image; from pet_classifier import Predictor; Predictor({str(bundle)!r}).predict({image})"
-    loaded = loaded_after(code)
-    ours = modules_of(loaded)
-    assert 'deploy.predictor' in ours and not [m for m in ours if m.startswith('training')]
+def test_importing_the_package_loads_nothing_heavy(fresh):
+    heavy = {'torch', 'fastai', 'pandas', 'numpy', 'huggingface_hub'}
+    assert modules_of(fresh[0]) == ['core.telemetry'] and not heavy & set(fresh[0])
+
+
+def test_predicting_loads_no_training_code(fresh):
+    ours = modules_of(fresh[2])
     training_code = 'fastai.learner', 'fastai.callback', 'fastai.optimizer', 'fastai.vision', 'fastai.data'
-    assert not [m for m in loaded if m.startswith(training_code)]
+    assert 'deploy.predictor' in ours and not [m for m in ours if m.startswith('training')]
+    assert not [m for m in fresh[2] if m.startswith(training_code)]
     assert len(ours) <= 13, ours
 
 
-def test_importing_the_package_loads_nothing_heavy():
-    loaded = loaded_after('import pet_classifier')
-    assert modules_of(loaded) == ['core.telemetry'] and not {'torch', 'fastai', 'pandas', 'numpy'} & set(loaded)
+def test_a_fresh_process_predicts_the_same(fresh):
+    here = Predictor(BUNDLE, precision='fp32').predict(Image.new('RGB', (40, 40))).probs.values()
+    assert [*map(float, fresh[1])] == pytest.approx([*here], abs=1e-5) and len({*here}) > 1
+
+
+def test_the_package_needs_nothing_that_only_development_or_an_extra_brings(fresh): assert fresh[3] == ['all'], fresh[-1][0]
 
 
 def test_the_picture_is_drawn_from_the_source():

@@ -43,6 +43,7 @@ def world(tmp_path, tiny_run, draw, monkeypatch):
     from pet_classifier import run
     small = partial(run.train_run, head_epochs=2, epochs=1)
     monkeypatch.setattr(run, 'train_run', lambda *args, **kwargs: small(*args, **{**kwargs, 'size': 64, **small.keywords}))
+    monkeypatch.setattr(run, 'save_figures', lambda *args: None)
     served = []
     monkeypatch.setattr('pet_classifier.deploy.demo.serve', lambda *args, **kwargs: served.append(args))
     monkeypatch.chdir(tmp_path)

@@ -1,28 +1,16 @@
 "The GPU is hidden from all tests but those that are marked and asked for."
 import os
-import shutil
-import subprocess
-import sys
+import runpy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-TESTS = """
-import os
-import pytest
-def test_any(): assert os.environ['CUDA_VISIBLE_DEVICES'] == ''
-@pytest.mark.gpu
-def test_marked(): assert os.environ['CUDA_VISIBLE_DEVICES'] == '3'
-"""
-INI = '[pytest]\nmarkers = gpu: needs one\n'
+CONFTEST = Path(__file__).with_name('conftest.py')
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('words, passed', [([], '1 failed, 1 passed'), (['-m', 'gpu'], '1 passed, 1 deselected'),
-                                           (['-m', 'not gpu'], '1 passed, 1 deselected')])
-def test_only_tests_marked_gpu_see_the_gpu(tmp_path, words, passed):
-    shutil.copy(Path(__file__).with_name('conftest.py'), tmp_path)
-    for name, text in {'test_it.py': TESTS, 'pytest.ini': INI}.items(): (tmp_path/name).write_text(text)
-    done = subprocess.run([sys.executable, '-m', 'pytest', '-p', 'no:cacheprovider', *words, tmp_path], cwd=tmp_path,
-                          env=os.environ | dict(CUDA_VISIBLE_DEVICES='3'), capture_output=True, text=True)
-    assert passed in done.stdout, done.stdout + done.stderr
+@pytest.mark.parametrize('asked, seen', [('', ''), ('gpu', '3'), ('not gpu', ''), ('not slow', '')])
+def test_only_tests_marked_gpu_see_the_gpu(monkeypatch, asked, seen):
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '3')
+    runpy.run_path(str(CONFTEST))['pytest_configure'](SimpleNamespace(getoption=dict(markexpr=asked).__getitem__))
+    assert os.environ['CUDA_VISIBLE_DEVICES'] == seen

@@ -1,4 +1,5 @@
 "Devices are chosen and named, data are sent to them, and torch's switches are restored."
+import os
 import subprocess
 import sys
 from itertools import count, islice
@@ -136,30 +137,42 @@ def test_fast_math_respects_deterministic_algorithms():
 
 
 PRECISION = '''
-import sys, warnings
+import os, sys, traceback, warnings
 import torch
 sys.path.insert(0, sys.argv[1])
 from test_device import CUDA, fast_math, switches
 b = torch.backends
-exec(sys.argv[2])
-before = switches()
-warnings.simplefilter('error')
-with fast_math(CUDA):
-    assert (b.cuda.matmul.fp32_precision, b.cudnn.conv.fp32_precision, b.cudnn.benchmark) == ('tf32', 'tf32', True), switches()
-    if before[5] != 'mixed': assert torch.get_float32_matmul_precision() in ('high', 'medium') and b.cuda.matmul.allow_tf32
-assert switches() == before, (before, switches())
+
+def check(setting):
+    exec(setting)
+    before = switches()
+    warnings.simplefilter('error')
+    with fast_math(CUDA):
+        now = b.cuda.matmul.fp32_precision, b.cudnn.conv.fp32_precision, b.cudnn.benchmark
+        assert now == ('tf32', 'tf32', True), switches()
+        if before[5] != 'mixed':
+            assert torch.get_float32_matmul_precision() in ('high', 'medium') and b.cuda.matmul.allow_tf32
+    assert switches() == before, (before, switches())
+
+for setting in sys.argv[2:]:
+    if (child := os.fork()) == 0: # each in a process of its own, for no switch can be set back to what it was at first
+        try: check(setting)
+        except BaseException: print(setting, traceback.format_exc()), sys.stdout.flush(), os._exit(1)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, setting
 '''
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('setting', [
+SETTINGS = [
     '', "b.fp32_precision = 'tf32'", "b.fp32_precision = 'ieee'", "b.cuda.matmul.fp32_precision = 'tf32'",
     "b.cuda.matmul.fp32_precision = 'ieee'", "b.cudnn.fp32_precision = 'ieee'", "b.cudnn.conv.fp32_precision = 'tf32'",
     "b.cudnn.conv.fp32_precision = 'ieee'", "torch.set_float32_matmul_precision('medium')",
-    "torch.set_float32_matmul_precision('high')", 'b.cuda.matmul.allow_tf32 = True', 'b.cudnn.allow_tf32 = False'])
-def test_fast_math_under_both_interfaces_for_precision(setting):
-    done = subprocess.run([sys.executable, '-c', PRECISION, Path(__file__).parent, setting], capture_output=True, text=True)
-    assert not done.returncode, done.stderr
+    "torch.set_float32_matmul_precision('high')", 'b.cuda.matmul.allow_tf32 = True', 'b.cudnn.allow_tf32 = False']
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='no fork here')
+def test_fast_math_under_both_interfaces_for_precision():
+    done = subprocess.run([sys.executable, '-c', PRECISION, Path(__file__).parent, *SETTINGS], capture_output=True, text=True)
+    assert not done.returncode, done.stdout + done.stderr
 
 
 @pytest.mark.gpu

@@ -11,7 +11,8 @@ from PIL import Image
 
 from pet_classifier.data.corrections import Corrections
 from pet_classifier.data.sources import labelled_images
-from pet_classifier.run import labelled_table, split_table
+from pet_classifier.data.splits import random_split
+from pet_classifier.run import labelled_table
 
 NFC, NFD = (unicodedata.normalize(form, 'Käfer') for form in ('NFC', 'NFD'))
 INNERMOST = '/([^/]+)/[^/]+$'
@@ -103,7 +104,7 @@ def test_the_folders_are_the_split(tmp_path, train, valid, test, inner, around):
 def test_a_test_folder_beside_train_is_not_trained_on(tmp_path):
     lay(tmp_path, *[f'{part}/{c}/{i}.jpg' for part in ('train', 'test') for c in ('cat', 'dog') for i in range(4)])
     found = labelled_images(tmp_path)
-    table = split_table(found.table, None, .25, 2)
+    table = random_split(found.table, .25, 2)
     assert (
         {f.relative_to(tmp_path).parts[0] for f in table.file} == {'train'} and table.is_valid.sum() == 2 and len(found.test) == 8
     )

@@ -121,6 +121,7 @@ def browser(chromium):
 def opened(browser, url):
     "The page, just opened; `page.asked` are the addresses that it asked"
     page = browser.new_page(viewport=dict(width=1200, height=900))
+    page.set_default_timeout(120_000)
     page.asked = []
     page.on('request', lambda r: page.asked.append(r.url))
     page.goto(url)

@@ -1,6 +1,4 @@
 "The predictor sees what the validation set saw, and a broken file stops nothing."
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -62,15 +60,6 @@ def test_says_what_the_learner_says(learn, predictor, files):
     ours = predictor.probabilities(predictor.logits([predictor.prepare(f) for f in files]))
     assert ours.dtype == np.float32 and ours.std() > 0.01
     assert ours == pytest.approx(learn.get_preds()[0].numpy(), abs=1e-5)
-
-
-@pytest.mark.slow
-def test_says_the_same_in_a_fresh_process(learn, bundle, files):
-    code = ('import sys; from pet_classifier.deploy.predictor import Predictor; '
-            'p = Predictor(sys.argv[1], precision="fp32").predict(sys.argv[2]); '
-            'print(*(p.probs[c] for c in sorted(p.probs)))')
-    done = subprocess.run([sys.executable, '-c', code, bundle, files[0]], capture_output=True, text=True, check=True)  # noqa: S603
-    assert list(map(float, done.stdout.split())) == pytest.approx(learn.get_preds()[0][0].tolist(), abs=1e-5)
 
 
 def test_a_prediction_is_sorted_and_reads_well(predictor, files):

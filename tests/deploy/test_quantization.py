@@ -110,7 +110,8 @@ def test_what_cannot_be_quantized_is_said(whole, table, crops, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_command_writes_both_formats_and_says_what_int8_costs(bundle, table, tmp_path, capsys, monkeypatch):
+def test_the_command_writes_both_formats_and_says_what_int8_costs(bundle, whole, table, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr('pet_classifier.deploy.onnx.onnx_bytes', lambda loaded: whole)
     labels = tmp_path/'labels.csv'
     table.to_csv(labels, index=False)
     model, words = str(bundle), ['--onnx', str(tmp_path/'a.onnx'), '--openvino', str(tmp_path/'a')]

@@ -99,18 +99,23 @@ def server(site):
     server.stop()
 
 
+@pytest.fixture(scope='module')
+def browser(chromium):
+    with chromium('--use-fake-device-for-media-stream', '--use-fake-ui-for-media-stream') as browser: yield browser
+
+
 @pytest.fixture
-def page(server, chromium):
+def page(server, browser):
     "The page, ready to classify; `page.asked` are the addresses asked, `page.logged` what the browser complained about"
-    with chromium('--use-fake-device-for-media-stream', '--use-fake-ui-for-media-stream') as browser:
-        context = browser.new_context(viewport=dict(width=390, height=844))
+    with browser.new_context(viewport=dict(width=390, height=844)) as context:  # with caches of its own
         page = context.new_page()
+        page.set_default_timeout(120_000)
         page.asked, page.logged = [], []
         context.on('request', lambda r: page.asked.append(r.url))
         page.on('console', lambda m: page.logged.append(m.text))
         page.on('pageerror', lambda e: page.logged.append(str(e)))
         page.goto(f'http://127.0.0.1:{server.server_port}/')
-        page.wait_for_selector('body[data-ready]', timeout=60_000)
+        page.wait_for_selector('body[data-ready]')
         yield page
 
 
@@ -118,7 +123,7 @@ def drop(page, file):
     "What the page says about `file`: title and sentence"
     page.evaluate('answer.replaceChildren()')
     page.set_input_files('#drop input', file)
-    page.wait_for_selector('.says h2', timeout=60_000)
+    page.wait_for_selector('.says h2')
     return page.inner_text('.says h2'), page.inner_text('.says p')
 
 
@@ -187,14 +192,14 @@ def test_after_the_first_visit_it_works_offline_with_several_threads(page, serve
     assert page.evaluate('crossOriginIsolated') and page.get_attribute('body', 'data-ready') == 'threads'
     server.stop()
     page.reload()
-    page.wait_for_selector('body[data-ready]', timeout=60_000)
+    page.wait_for_selector('body[data-ready]')
     assert drop(page, photos/'plain.png') == first
 
 
 @pytest.mark.slow
 def test_the_camera_is_classified_live_and_can_be_stopped(page):
     page.click('#live')
-    page.wait_for_selector('.says.known, .says.none', timeout=60_000)
+    page.wait_for_selector('.says.known, .says.none')
     assert page.locator('#video').is_visible() and page.inner_text('#live') == 'Stop the camera'
     page.click('#live')
     assert not page.locator('#video').is_visible() and page.evaluate('stream') is None
@@ -208,7 +213,7 @@ def test_a_new_bundle_in_the_same_place_replaces_the_cached_one(page, server, si
         page.evaluate('navigator.serviceWorker.getRegistration().then(r => r.update())')
         page.wait_for_timeout(500)
         page.reload()
-        page.wait_for_selector('body[data-ready]', timeout=60_000)
+        page.wait_for_selector('body[data-ready]')
         if 'cat' in (classes := page.evaluate('config.classes')): break
     assert classes == ['cat', 'dog', 'fox'] and len(page.evaluate('caches.keys()')) == 1
 

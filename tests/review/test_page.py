@@ -136,6 +136,7 @@ def served(session):
 @contextmanager
 def opened_page(browser, address, **kwargs):
     page = browser.new_page(**{'viewport': dict(width=1280, height=900)} | kwargs)
+    page.set_default_timeout(120_000)
     page.errors = []
     page.on('pageerror', lambda e: page.errors.append(str(e)))
     page.goto(address)

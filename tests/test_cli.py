@@ -181,6 +181,7 @@ def test_check_cuts_long_lists_with_a_count_and_writes_them_whole(cli, tiny_fold
     (['export', '{bundle}', '--openvino', '{data}'], 'is not an OpenVINO model'),
     (['export', '{bundle}', '--onnx', '{tmp}/a.onnx', '--pattern', 'x'], 'give --int8 DATA, too'),
     (['export', '{bundle}', '--onnx', '{tmp}/a.onnx', '--force'], 'give --int8 DATA, too'),
+    (['export', '{bundle}', '--openvino', '{tmp}/a', '--int8', '{data}'], 'give --onnx FILE.onnx, too'),
     (['export', '{bundle}', '--onnx', '{tmp}/a.onnx', '--int8', 'nowhere'], 'neither a folder'),
     (['export', '{bundle}', '--onnx', '{tmp}/a.onnx', '--int8', '{data}', '--pattern', '(_)'], 'two classes'),
     (['find-lr', '{data}', '--out', '{tmp}/x.jpg'], 'expected a name that ends in .png'),

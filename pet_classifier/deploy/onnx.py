@@ -94,5 +94,5 @@ def write_openvino(
     import openvino
     model = openvino.Core().read_model(BytesIO(data))
     for text in onnx.load_from_string(data).metadata_props: model.set_rt_info(text.value, ['model_info', text.key])
-    with atomic_write_dir(folder) as new: openvino.save_model(model, new/'model.xml')
+    with atomic_write_dir(folder) as new: openvino.save_model(model, new/'model.xml', compress_to_fp16=False)
     return folder

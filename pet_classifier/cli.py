@@ -278,8 +278,8 @@ def export(
     bundle: ModelFolder,
     onnx: Annotated[Path|None, typer.Option(metavar='FILE.onnx', help='Write ONNX to FILE.onnx.')] = None,
     openvino: Annotated[Path|None, typer.Option(metavar='DIR', help='Write OpenVINO to DIR, new or of an export.')] = None,
-    int8: Annotated[str|None, typer.Option(metavar='DATA', help='Convert the ONNX file to int8. DATA: labeled images as in train, '
-                                           'to calibrate on and to compare with float32 on.')] = None,
+    int8: Annotated[str|None, typer.Option(metavar='DATA', help='Convert the ONNX file to int8. DATA: labeled images as in '
+                                           'train, to calibrate on and to compare with float32 on.')] = None,
     force: Annotated[bool, typer.Option('--force', help='Write int8 even if its error rate is over 2 points higher.')] = False,
     pattern: Pattern = None, file_col: FileCol = None, label_col: LabelCol = None, root: Root = None,
     corrections: CorrectionsFile = None,

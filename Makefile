@@ -6,16 +6,21 @@
 # make bench-gpu                         benchmark the lesson on a GPU against plain fastai
 # make notebooks                         open the notebooks in Jupyter
 # make readme                            write README.md from nbs/index.ipynb
+# make docs                              build the documentation site in _docs, and follow its links
+# make dist                              build and check the source distribution and the wheel in dist; TAG=v1.2.3 checks a release
 
 PYTHON ?= python3
 DATA   ?= sample
 ARCH   ?= efficientnet_lite0
 OUT    ?= runs/$(shell date +%Y%m%d-%H%M%S)
 
-BIN       := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
-INSTALLED := .venv/installed
+SCRIPTS    := $(if $(filter Windows_NT,$(OS)),Scripts,bin)
+BIN        := .venv/$(SCRIPTS)
+INSTALLED  := .venv/installed
+PUBLISH    := .venv-publish/$(SCRIPTS)
+PUBLISHING := .venv-publish/installed
 
-.PHONY: lesson quick lint test notebook-tests tests bench bench-gpu notebooks readme
+.PHONY: lesson quick lint test notebook-tests tests bench bench-gpu notebooks readme docs dist
 
 lesson: $(INSTALLED)
 	$(BIN)/pet-classifier train $(DATA) --arch $(ARCH) --out $(OUT)
@@ -24,7 +29,7 @@ quick: lint
 	$(BIN)/pytest -n 2 --dist worksteal -m "not slow"
 
 lint: $(INSTALLED)
-	$(BIN)/ruff check pet_classifier tests tools benchmarks setup.py
+	$(BIN)/ruff check pet_classifier tests tools benchmarks docs setup.py
 	$(BIN)/mypy
 
 test: lint notebook-tests tests
@@ -47,7 +52,25 @@ notebooks: $(INSTALLED)
 readme: $(INSTALLED)
 	$(BIN)/python tools/readme.py
 
+docs: $(PUBLISHING)
+	$(PUBLISH)/python tools/docs.py
+	$(PUBLISH)/python -m sphinx -q -W --keep-going -E -c docs _proc _docs
+	$(PUBLISH)/python tools/check_links.py _docs
+
+dist: $(PUBLISHING)
+	rm -rf build dist
+	$(PUBLISH)/python -m build --quiet
+	$(PUBLISH)/python -m twine check --strict dist/*
+	$(PUBLISH)/python tools/release.py $(TAG)
+
 $(INSTALLED): settings.ini setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
 	touch $(INSTALLED)
+
+# without torch: neither the documentation nor the distributions need the package installed
+$(PUBLISHING): settings.ini constraints.txt
+	$(PYTHON) -m venv .venv-publish
+	sed -nE 's/^(docs|release)_requirements = //p' settings.ini | tr ' ' '\n' > .venv-publish/requirements.txt
+	$(PUBLISH)/python -m pip install -q -c constraints.txt -r .venv-publish/requirements.txt
+	touch $(PUBLISHING)

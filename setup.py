@@ -14,6 +14,10 @@ version = re.search(r'^__version__ = "(.+)"$', (here/cfg['lib_name']/'__init__.p
 setup(
     name=cfg['dist_name'], version=version, description=cfg['description'], author=cfg['author'],
     license=cfg['license'], keywords=cfg['keywords'], python_requires=f'>={cfg["min_python"]}',
+    url=f'https://github.com/{cfg["repository"]}' if cfg['repository'] else '',
+    classifiers=['Framework :: Jupyter', 'Intended Audience :: Education', 'Intended Audience :: Developers',
+                 'Programming Language :: Python :: 3', 'Topic :: Scientific/Engineering :: Artificial Intelligence',
+                 'Topic :: Scientific/Engineering :: Image Recognition'],
     long_description=(here/'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
     packages=find_packages(include=[cfg['lib_name'], f'{cfg["lib_name"]}.*']),
     package_data={cfg['lib_name']: ['templates/*.html', 'templates/*.css', 'templates/web/*', 'py.typed']},

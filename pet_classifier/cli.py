@@ -133,7 +133,7 @@ def train(
 def find_lr(
     data: Data,
     arch: Arch = 'efficientnet_lite0', size: Annotated[str, typer.Option(metavar='PIXELS', help='Image size.')] = '224',
-    seed: Seed = 2, weights: Weights = 'imagenet',
+    seed: Seed = 2, weights: Weights = 'imagenet', device: Device = None,
     out: Annotated[Path|None, typer.Option(metavar='FILE.png', help='Write the plot to FILE.png.')] = None,
     pattern: Pattern = None, file_col: FileCol = None, label_col: LabelCol = None, root: Root = None,
 ):
@@ -149,7 +149,7 @@ def find_lr(
     from pet_classifier.run import save_figure
     table = read_labels(data, pattern, note, stage, **given(file_col=file_col, label_col=label_col, root=root)).table
     if 'is_valid' not in table: table = random_split(table, 0.2, seed)
-    learn = pet_learner(loaders(table, size=sizes, seed=seed), arch, weights, seed=seed)
+    learn = pet_learner(loaders(table, size=sizes, seed=seed, device=device), arch, weights, seed=seed)
     stage(f'computing the features of {len(table):,} images, then running 100 steps at rising learning rates')
     rate = find_lr(learn, plot=False, seed=seed)
     say(rate)
@@ -163,7 +163,9 @@ def predict(
     out: Annotated[Path|None, typer.Option('--out', '--csv', metavar='FILE', help='Write the rows to FILE, .csv or .parquet, '
                                            'instead of printing them; the same command resumes an interrupted run.')] = None,
     top: Top = 1,
-    engine: Annotated[str, typer.Option(help='torch, openvino, onnx, or auto: openvino for 1,000 images or more.')] = 'auto',
+    engine: Annotated[str, typer.Option(help='torch, openvino, onnx, or auto: torch on a GPU, else the fastest, '
+                                         'by measurement.')] = 'auto',
+    device: Device = None,
 ):
     "Classify images; write one row per image; exit code 1 if an image could not be read."
     if out: file_to_write(out, '.csv', '.parquet')
@@ -172,17 +174,18 @@ def predict(
     from pet_classifier.deploy.predictor import Predictor
     from pet_classifier.deploy.tables import expand_files, predict_table, progress_bar
     files = expand_files(images)
-    predictor = Predictor(bundle, engine)
+    predictor = Predictor(bundle, engine, device=device)
     _left_out(f for folder in images if folder.is_dir() for f in other_files(folder))
     stage(f'classifying {len(files):,} images')
     if out: return int(predict_table(predictor, files, out, top=top, say=note) > 0)
     with progress_bar(len(files)) as bar: rows = predictor.predict_files(files, top=top, on_batch=bar.update)
+    stage(predictor.engines)
     print_table(rows)
     return int((rows.problem != '').any())
 
 @app.command()
 def evaluate(
-    bundle: ModelFolder, data: Data,
+    bundle: ModelFolder, data: Data, device: Device = None,
     pattern: Pattern = None, file_col: FileCol = None, label_col: LabelCol = None, root: Root = None,
     corrections: CorrectionsFile = None,
 ):
@@ -190,7 +193,7 @@ def evaluate(
     stage(_LOADING)
     from pet_classifier.check import evaluation_lines, read_labels
     from pet_classifier.deploy.predictor import Predictor
-    predictor = Predictor(bundle)
+    predictor = Predictor(bundle, device=device)
     found = read_labels(data, pattern, note, stage, min_classes=1, **given(file_col=file_col, label_col=label_col, root=root,
                                                                             corrections=corrections))
     _left_out(found.skipped)
@@ -252,7 +255,7 @@ def suggest(
     bundle: ModelFolder,
     images: Annotated[list[Path], typer.Argument(help="Unlabelled: images, folders of them, or patterns such as 'new/*.jpg'.")],
     n: Annotated[int, typer.Option('--n', min=1, help='Number of images to suggest.')] = 50,
-    seed: Seed = 2,
+    seed: Seed = 2, device: Device = None,
     out: Annotated[Path|None, typer.Option(metavar='FILE.csv', help='Write the table to a file; do not print it.')] = None,
 ):
     "Suggest which unlabelled images are most worth labelling; exit code 1 if an image could not be read."
@@ -260,12 +263,13 @@ def suggest(
     stage(_LOADING)
     from pet_classifier.core.files import write_csv
     from pet_classifier.data.images import listed
+    from pet_classifier.deploy.predictor import Predictor
     from pet_classifier.deploy.suggestion import suggest_images
     from pet_classifier.deploy.tables import expand_files
     files = expand_files(images)
     stage(f'classifying {len(files):,} images')
     broken: list[Path] = []
-    rows = suggest_images(bundle, files, n, seed, left_out=broken.extend)
+    rows = suggest_images(Predictor(bundle, device=device), files, n, seed, left_out=broken.extend)
     if broken: note(f'{len(broken)} of {len(files)} images cannot be read and are left out: {listed(broken)}')
     if out: write_csv(out, rows)
     else: print_table(rows.round(4))
@@ -396,14 +400,16 @@ def demo(
     bundle: ModelFolder,
     port: Annotated[int, typer.Option(min=1, max=65535, help='Port to listen on.')] = 7860,
     host: Annotated[str, typer.Option(help='127.0.0.1: this machine only; 0.0.0.0: the whole network.')] = '127.0.0.1',
+    device: Device = None,
     space: Annotated[Path|None, typer.Option(metavar='DIR', help='Write a Hugging Face Space to DIR instead of serving.')] = None,
 ):
     "Serve a web page that classifies photos, until Ctrl-C."
     stage(_LOADING)
     from pet_classifier.deploy.demo import serve
+    from pet_classifier.deploy.predictor import Predictor
     from pet_classifier.deploy.space import write_space
     if space: say(write_space(bundle, space))
-    else: serve(bundle, port, host)
+    else: serve(Predictor(bundle, device=device), port, host)
 
 @app.command()
 def web(

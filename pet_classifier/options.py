@@ -40,7 +40,8 @@ Arch = Annotated[str, typer.Option(help='Backbone: resnet34, resnet50, efficient
 Size = Annotated[str|None, typer.Option(metavar='PIXELS', help='Image size; several: their features are averaged. Default: 224, '
                                                                  'or 224,352 without fine-tuning.')]
 Seed = Annotated[int, typer.Option(min=0, help='Random seed of split, head, order and augmentation.')]
-Device = Annotated[str|None, typer.Option(help='cpu, cuda, cuda:1 or mps. Default: the GPU if there is one.')]
+Device = Annotated[str|None, typer.Option(help='cpu, cuda, cuda:1 or mps; it computes in bf16, fp16 or fp32, '
+                                            'whichever is fastest there. Default: the GPU if there is one.')]
 Weights = Annotated[str, typer.Option(help='Initial weights: imagenet, none, a torchvision name such as IMAGENET1K_V1, a weights '
                                            'file, or RUN/model.')]
 Top = Annotated[int, typer.Option(min=1, metavar='K', help='Write the K most probable classes.')]

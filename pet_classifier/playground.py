@@ -47,18 +47,19 @@ def answer_figure(
     guess, shown = predictor.predict(seen), [('what the network sees', seen)]
     try: shown += [('what the answer is based on', predictor.look(seen, guess.label)[1])]
     except NoSpatialMaps: pass # such as a transformer
-    fig = _new_figure(10, 3.4)
-    axes = fig.subplots(1, len(shown) + 1, gridspec_kw=dict(width_ratios=[1]*len(shown) + [1.1]))
-    for ax, (name, im) in zip(axes, shown):
+    fig = _new_figure(6.4, 5.4)
+    grid = fig.add_gridspec(2, len(shown), height_ratios=[1.7, 1])
+    for i, (name, im) in enumerate(shown):
+        ax = fig.add_subplot(grid[0, i])
         ax.imshow(im)
         ax.set_title(name, fontsize=11)
         ax.axis('off')
     best = list(guess.probs.items())[:top][::-1]
     names, probs = [name.replace('_', ' ') for name, _ in best], [p for _, p in best]
-    bars = axes[-1].barh(names, probs, color='0.8' if guess.none_of_these else 'C0')
-    axes[-1].bar_label(bars, [f'{p:.0%}' for p in probs], padding=3)
-    axes[-1].set(xlim=(0, 1.15), xticks=[])
-    axes[-1].spines[['top', 'right', 'bottom']].set_visible(False)
+    ax = fig.add_subplot(grid[1, :])
+    ax.bar_label(ax.barh(names, probs, color='0.8' if guess.none_of_these else 'C0'), [f'{p:.0%}' for p in probs], padding=3)
+    ax.set(xlim=(0, 1.15), xticks=[])
+    ax.spines[['top', 'right', 'bottom']].set_visible(False)
     fig.suptitle(answer_title(guess), fontsize=14, fontweight='bold')
     return fig
 
@@ -72,7 +73,7 @@ def _panel(children, text):
 
 def _png(figure):
     "Return `figure` as the bytes of a PNG."
-    figure.savefig(file := BytesIO(), format='png', dpi=80)
+    figure.savefig(file := BytesIO(), format='png', dpi=110)
     return file.getvalue()
 
 def _jpeg(image):
@@ -159,8 +160,8 @@ def breed_strip(
     steps = [i/(n-1) for i in range(n)]
     pets = [pet_between(a, b, t, t, t, seed) for t in steps]
     probs = [guess.probs for guess in predictor.predict(pets)]
-    fig = _new_figure(12, 4.2)
-    grid = fig.add_gridspec(2, n)
+    fig = _new_figure(6.4, 3.3)
+    grid = fig.add_gridspec(2, n, height_ratios=[1, 2])
     for i, pet in enumerate(pets):
         ax = fig.add_subplot(grid[0, i])
         ax.imshow(predictor.prepare(pet).permute(1, 2, 0).numpy())

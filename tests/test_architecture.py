@@ -83,10 +83,10 @@ def test_importing_the_package_loads_nothing_heavy(fresh):
 
 def test_predicting_loads_no_training_code(fresh):
     ours = modules_of(fresh[2])
-    training_code = 'fastai.learner', 'fastai.callback', 'fastai.optimizer', 'fastai.vision', 'fastai.data'
+    slow = 'fastai.', 'torch._dynamo', 'sympy', 'matplotlib', 'scipy', 'sklearn'  # to import, and not needed
     assert 'deploy.predictor' in ours and not [m for m in ours if m.startswith('training')]
-    assert not [m for m in fresh[2] if m.startswith(training_code)]
-    assert len(ours) <= 13, ours
+    assert not [m for m in fresh[2] if m.startswith(slow)]
+    assert len(ours) <= 15, ours
 
 
 def test_a_fresh_process_predicts_the_same(fresh):

@@ -198,6 +198,10 @@ def test_check_cuts_long_lists_with_a_count_and_writes_them_whole(cli, tiny_fold
     (['evaluate', '{bundle}', 'nowhere'], 'neither a folder'),
     (['evaluate', '{tmp}', '{data}'], 'not a bundle'),
     (['evaluate', '{bundle}', '{data}', '--pattern', '_(\\d)'], 'no label is one of the 3 classes of this bundle'),
+    (['predict', '{bundle}', '{data}', '--device', 'cuda:99'], 'such GPUs here'),
+    *[([*command, '--device', 'gpu'], "device='gpu': expected 'cpu', 'cuda', 'cuda:1' or 'mps'") for command in (
+        ['train', '{data}', '--out', '{tmp}/out'], ['find-lr', '{data}'], ['predict', '{bundle}', '{data}'],
+        ['evaluate', '{bundle}', '{data}'], ['suggest', '{bundle}', '{data}'], ['demo', '{bundle}'])],
 ])
 @pytest.mark.slow
 def test_what_cannot_be_done_is_an_error_and_leaves_nothing(cli, tiny_folder, bundle, tmp_path, args, said):
@@ -250,6 +254,12 @@ def test_predict_prints_a_row_an_image(cli, bundle, tiny_folder):
     assert table.file.tolist() == [first, *(f for f in in_folder if f != first)]  # each once
     assert set(table.label) <= {'red', 'green', 'blue'} and (table.problem == '').all()
     assert table.probability.between(1/3, 1).all()
+
+
+def test_predict_evaluate_and_suggest_compute_on_the_device(cli, bundle, tiny_folder, monkeypatch):
+    monkeypatch.setattr('fastai.torch_core._has_mps', lambda: pytest.fail('the best device was looked for'))
+    monkeypatch.setattr('torch.cuda.is_available', lambda: pytest.fail('the best device was looked for'))
+    for command in 'predict', 'evaluate', 'suggest': assert cli(command, bundle, tiny_folder, '--device', 'cpu')[0] == 0
 
 
 def test_predict_top_has_two_columns_more_for_each_class(cli, bundle, tiny_folder):

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from readme import ROOT, render
 
+from pet_classifier import __version__
+
 NOTEBOOKS = sorted((ROOT/'nbs').rglob('*.ipynb'))
 
 
@@ -70,3 +72,12 @@ def test_readme_is_made_from_the_index():
     text, images = render(ROOT)
     assert (ROOT/'README.md').read_text(encoding='utf-8') == text, 'run: make readme'
     for name, data in images.items(): assert (ROOT/name).read_bytes() == data, name
+
+
+def test_citation_and_constraints_are_in_step():
+    "CITATION.cff has the version; what `make docs` and `make dist` install is pinned"
+    assert re.search(r'^version: (.+)$', (ROOT/'CITATION.cff').read_text(encoding='utf-8'), re.M)[1] == __version__
+    pinned = set(re.findall(r'^([\w.-]+)==', (ROOT/'constraints.txt').read_text(encoding='utf-8'), re.M))
+    settings = (ROOT/'settings.ini').read_text(encoding='utf-8')
+    wanted = ' '.join(re.findall(r'^(?:\w+_)?requirements = (.+)$', settings, re.M)).lower()
+    assert {re.split(r'[\[>]', r)[0] for r in wanted.split()} <= pinned

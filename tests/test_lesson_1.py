@@ -1,10 +1,10 @@
 "Lesson 1 is short before its first result."
 import json
-import re
 from pathlib import Path
 
 LESSON = Path(__file__).parents[1]/'nbs'/'lessons'/'1_resnet34.ipynb'
-CELLS = json.loads(LESSON.read_text(encoding='utf-8'))['cells']
+# without the folded cell that installs the package where it is missing
+CELLS = [c for c in json.loads(LESSON.read_text(encoding='utf-8'))['cells'] if 'jupyter' not in c['metadata']]
 SOURCES = [''.join(c['source']) for c in CELLS]
 CODE = [s for s, c in zip(SOURCES, CELLS) if c['cell_type'] == 'code']
 
@@ -17,9 +17,3 @@ def test_the_first_code_cell_trains_and_little_stands_before_it():
 
 def test_the_second_and_third_have_the_readers_photo_and_the_sliders():
     assert 'upload_photo(predictor)' in CODE[1] and 'draw_and_predict(predictor' in CODE[2]
-
-
-def test_there_are_questions_with_folded_answers():
-    questions = next(s for s in SOURCES if s.startswith('**1.** What is a label'))
-    numbers = re.findall(r'^\*\*\d+\.\*\*', questions, re.M)
-    assert 15 <= len(numbers) == questions.count('<details><summary>Answer</summary>') <= 20

@@ -22,7 +22,7 @@ from PIL import Image
 from pet_classifier.data.crops import load_crop
 from pet_classifier.data.images import ImageProblem, image_problem
 from pet_classifier.data.labels import preview_pattern
-from pet_classifier.model.bundle import check_config, check_weights
+from pet_classifier.model.bundle import check_config, load_network
 
 
 def image(kind, size=(40, 30)):
@@ -102,7 +102,7 @@ def read_config(folder, data):
 
 def read_weights(folder, data):
     (file := folder/'model.safetensors').write_bytes(data)
-    check_weights(file, config())
+    load_network(file, config())
 
 
 def search(folder, pattern): preview_pattern(['a'*30 + '_1.jpg', 'Birman_12.jpg', 'é\n.png'], pattern)

@@ -10,11 +10,14 @@ from math import radians
 from typing import Any
 
 import torch
-from fastai.vision.augment import RandTransform
-from fastai.vision.core import TensorImage
 from torch.nn.functional import grid_sample
 
+from ..core.compiler import deferred_compiler
 from ..core.keywords import refuse_unknown
+
+with deferred_compiler():
+    from fastai.vision.augment import RandTransform
+    from fastai.vision.core import TensorImage
 
 # %% ../../nbs/api/data.augment.ipynb #b336214b
 def affine_matrices(

@@ -23,13 +23,9 @@ from joblib import Parallel, delayed
 from PIL import Image, ImageOps
 
 from ..core.files import atomic_write, atomic_write_dir, cache_dir, printable, write_csv, write_text
-from . import breeds, drawing
+from . import breeds, drawing, scene
 
 # %% ../../nbs/api/data.datasets.ipynb #6506508a
-def _draw(breed, number, file):
-    "Draw one pet into `file`; not flushed to the disk one by one, which takes as long as drawing"
-    with atomic_write(file, sync=False) as p: drawing.draw_pet(breed, number).save(p, quality=90)
-
 def draw_sample(
     folder, # a new or empty folder
     per_breed:int=10, # images per breed
@@ -41,9 +37,11 @@ def draw_sample(
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(f"'{folder}' is not empty; a sample is drawn into a new or an empty folder")
     folder.mkdir(parents=True, exist_ok=True)
-    todo = [(breed, seed * 1_000_000 + n, folder/f'{breed}_{n}.jpg') for breed in breeds.BREEDS for n in range(1, per_breed + 1)]
-    processes = num_cpus() if len(todo) > 100 else 1 # starting a process takes as long as drawing thirty pets
-    Parallel(processes, batch_size=20)(delayed(_draw)(*args) for args in todo)
+    todo = [(breed, n) for breed in breeds.BREEDS for n in range(1, per_breed + 1)]
+    draw = Parallel(num_cpus() if len(todo) > 100 else 1, batch_size=20, return_as='generator', idle_worker_timeout=10)
+    jpegs = draw(delayed(drawing.pet_jpeg)(breed, seed * 1_000_000 + n) for breed, n in todo)
+    for (breed, n), jpeg in zip(todo, jpegs, strict=True): # not flushed to the disk one by one, which takes as long as drawing
+        with atomic_write(folder/f'{breed}_{n}.jpg', sync=False) as p: p.write_bytes(jpeg)
     return folder
 
 # %% ../../nbs/api/data.datasets.ipynb #41a53766
@@ -76,7 +74,7 @@ def _make_once(folder, make):
 
 def _sample():
     "Return the folder of the drawn sample."
-    code = b''.join(Path(module.__file__).read_bytes() for module in (breeds, drawing))
+    code = b''.join(Path(module.__file__).read_bytes() for module in (breeds, drawing, scene))
     return _make_once(cache_dir()/f'sample-{hashlib.sha256(code).hexdigest()[:8]}', draw_sample)
 
 def _digits():

@@ -28,14 +28,24 @@ class DecodedImages:
         device:torch.device|None=None, # device of the crops, where all are stored if they fit; None: the CPU
     ):
         self.files, self.size, self.device = list(files), size, device
+        self.load = load_crops # function of paths and a size; another one may know the crops already, as `data.decode_once` does
 
     def __len__(self): return len(self.files)
+
+    def _name(self):
+        "Return the name of the cache entry"
+        key = '\n'.join([str(self.size), *image_ids(self.files)])
+        return f'crops-{sha256(key.encode()).hexdigest()[:32]}.bin'
+
+    @property
+    def is_stored(self) -> bool:
+        "Whether the crops can be had without decoding all images"
+        return 'path' in vars(self) or self._is_valid(self._name())
 
     @cached_property
     def path(self) -> Path|None: # None: it could not be written
         "The file with all crops, written or verified at first access"
-        key = '\n'.join([str(self.size), *image_ids(self.files)])
-        name, size = f'crops-{sha256(key.encode()).hexdigest()[:32]}.bin', 3*self.size**2
+        name, size = self._name(), 3*self.size**2
         if self._is_valid(name): return computed_dir()/name
         blocks = (crop.tobytes() for i in range(0, len(self), 64) for crop in self._decode(range(len(self))[i:i+64]).numpy())
         what = f'{len(self)} decoded images are not cached, and will be decoded each time'
@@ -43,7 +53,7 @@ class DecodedImages:
 
     def _decode(self, indices):
         "Decode the crops at `indices`; channels last"
-        return load_crops([self.files[i] for i in indices], self.size).permute(0, 2, 3, 1)
+        return self.load([self.files[i] for i in indices], self.size).permute(0, 2, 3, 1)
 
     def _is_valid(self, name):
         "Return whether the cache entry `name` holds these crops, by comparing three of them"

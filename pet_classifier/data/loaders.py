@@ -15,12 +15,11 @@ from fastai.data.block import CategoryBlock, DataBlock, TransformBlock
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.transforms import ColReader, ColSplitter, IntToFloatTensor
 from fastai.torch_core import TensorCategory, no_random
-from fastai.vision.augment import Resize
-from fastai.vision.core import PILImage, TensorImage
 from fastcore.meta import delegates
 from fasttransform import explode_types
 from matplotlib import pyplot as plt
 
+from ..core.compiler import deferred_compiler
 from ..core.device import choose_device, index_batches, is_gpu, send
 from ..core.keywords import refuse_unknown
 from .augment import default_augment
@@ -28,6 +27,10 @@ from .crops import check_sizes, load_crops
 from .decoded_images import DecodedImages
 from .images import listed, open_image
 from .splits import check_split
+
+with deferred_compiler():
+    from fastai.vision.augment import Resize
+    from fastai.vision.core import PILImage, TensorImage
 
 # %% ../../nbs/api/data.loaders.ipynb #0003b7b5
 def open_pil(
@@ -64,6 +67,13 @@ class PetDL(TfmdDL):
         res.side = self.side
         if res.dataset is self.dataset: res.decoded = self.decoded
         return res
+
+    def one_batch(self):
+        "Return the first batch; if the images are not stored yet, decode those of this batch only"
+        decoded = self.decoded
+        if decoded and not decoded.is_stored: self.decoded = None
+        try: return super().one_batch()
+        finally: self.decoded = decoded
 
     @delegates(TfmdDL.show_batch)
     def show_batch(self, *args, **kwargs):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy.special import softmax
+import torch
 
 from ..data.images import listed
 
@@ -37,7 +37,7 @@ def to_probabilities(
     temperature:float=1., # divisor of the logits
 ) -> np.ndarray: # float32, of the same shape, each row adds up to 1
     "Return the softmax of `logits`, divided by `temperature`"
-    return softmax(logits/np.float32(temperature), axis=1)
+    return torch.from_numpy(logits/np.float32(temperature)).softmax(1).numpy()
 
 def to_predictions(
     probs:np.ndarray, # images x classes

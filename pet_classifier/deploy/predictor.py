@@ -23,7 +23,7 @@ from PIL import Image
 from ..core.device import choose_device
 from ..data.crops import ImageLike, load_crop
 from ..data.images import ImageProblem, listed
-from .engines import Engines, choose_engine
+from .engines import Engines, check_engine
 from pet_classifier.deploy.predictions import (
     Prediction,
     check_top,
@@ -81,11 +81,11 @@ class Predictor:
     "Predicts with a bundle; thread-safe"
     def __init__(self,
         bundle:Bundle|str|os.PathLike, # a `Bundle`, or the folder of one
-        engine:str='auto', # 'torch', 'openvino', 'onnx', or 'auto': torch on a GPU, else as in `choose_engine`
+        engine:str='auto', # 'torch', 'openvino', 'onnx', or 'auto': the fastest, as `Engines` measures it
         precision:str='auto', # as in `set_precision`: 'auto', 'bf16', 'fp16' (on a GPU) or 'fp32'
         device=None, # of the torch engine, as in `choose_device`; None: the GPU if there is one
     ):
-        choose_engine(engine, 1)
+        check_engine(engine)
         on_cpu = engine in ('openvino', 'onnx')
         self.device = torch.device('cpu') if on_cpu and device is None else choose_device(device)
         if on_cpu and self.device.type != 'cpu':
@@ -101,10 +101,10 @@ class Predictor:
 
     def logits(self,
         prepared:list[torch.Tensor], # as `prepare` returns them
-        n:int=1, # number of images in total, by which the engine is chosen
+        n:int=1, # number of images in total, for which `engine='auto'` chooses
     ) -> np.ndarray: # float32, one row per image, one column per class
         "Return the logits of prepared images"
-        logits = self.engines(choose_engine(self.engine, n, self.device), torch.stack(prepared))
+        logits = self.engines(self.engine, torch.stack(prepared), n)
         if np.isfinite(logits).all(): return logits
         raise ValueError('the network returns NaN or infinity; its weights are damaged')
 
@@ -154,7 +154,7 @@ class Predictor:
         files:str|os.PathLike|Iterable[str|os.PathLike], # one path or several
         top:int=1, # number of classes per image, the most probable first
         bs:int=32, # images per batch
-        n:int|None=None, # number of images in total, by which the engine is chosen; None: the number of `files`
+        n:int|None=None, # number of images in total, for which `engine='auto'` chooses; None: the number of `files`
         on_batch:Callable[[int], Any]|None=None, # called after each batch with the number of its images
     ) -> pd.DataFrame: # columns `file`, `label`, `probability`, ..., `label2`, `probability2`, ..., `none_of_these`, `problem`
         "Return a table with one row per file, in order; a broken file has a `problem`, no label and no probability"

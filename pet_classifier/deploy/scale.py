@@ -26,7 +26,7 @@ from fastcore.basics import num_cpus
 from ..core.device import choose_device
 from ..core.files import remove_stale_folders, write_json
 from ..data.images import ImageProblem, listed
-from .engines import choose_engine, engine_precision
+from .engines import check_engine, engine_precision
 from .parts import PartProcess, PartWriter, part_file  # noqa: F401
 from .predictor import Predictor
 from ..model.bundle import bundle_id, load_bundle
@@ -39,7 +39,7 @@ class PredictionRows:
     def __init__(self,
         bundle, # folder of a bundle
         top:int=1, # number of classes per image, the most probable first
-        engine:str='torch', # 'torch', 'openvino' or 'onnx'
+        engine:str='torch', # as `Predictor` takes it
         precision:str='fp32', # 'bf16', 'fp16' or 'fp32'
     ):
         self.predictor, self.top = Predictor(bundle, engine, precision), top
@@ -213,9 +213,9 @@ def predict_on_ray(
 ) -> Path: # `folder`; `pd.read_parquet` reads it as one table: `number`, and the columns of `predict_files`
     "Predict `files` into a folder of Parquet files, one row per image, on all cores of this machine or on a Ray cluster"
     files, device = list(files), choose_device()
-    engine = choose_engine(engine, len(files), device)
+    check_engine(engine)
     make = partial(PredictionRows, Path(bundle).absolute(), top, engine, engine_precision(engine, precision, device))
-    return compute_rows(make, files, folder, address, workers, chunk, say, gpu=engine == 'torch')
+    return compute_rows(make, files, folder, address, workers, chunk, say, gpu=engine in ('auto', 'torch'))
 
 def features_on_ray(
     bundle, # folder of a bundle, readable by all machines; its body is used

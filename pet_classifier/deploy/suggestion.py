@@ -19,7 +19,6 @@ from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.preprocessing import normalize
 
-from ..core.device import choose_device
 from ..data.images import check_images, listed
 from .predictor import Predictor
 from ..model.features import FeatureExtractor, Preprocess, evaluating, split_head
@@ -63,10 +62,11 @@ def _readable(files, left_out):
     elif broken: warnings.warn(f'{len(broken)} of {len(files)} images cannot be read: {listed(broken)}', stacklevel=3)
     return good
 
-def _features_and_logits(bundle, files, precision):
-    "Return the features of `files` by the body of `bundle`, and the logits by its head"
-    device, preprocess = choose_device(), Preprocess(bundle.mean, bundle.std)
-    extractor = FeatureExtractor(set_precision(copy.deepcopy(bundle.model), precision, device), bundle.size, preprocess, device)
+def _features_and_logits(predictor, files):
+    "Return the features of `files` by the body of `predictor`, and the logits by its head"
+    bundle, device = predictor.bundle, predictor.device
+    model = set_precision(copy.deepcopy(bundle.model), predictor.precision, device)
+    extractor = FeatureExtractor(model, bundle.size, Preprocess(bundle.mean, bundle.std), device)
     features, head = extractor(files), split_head(bundle.model[1])[1]
     with evaluating(head): return features.numpy(), head(features).numpy()
 
@@ -87,7 +87,7 @@ def suggest_images(
     "Suggest which of the unlabelled `files` are most worth labelling; those that cannot be read are left out"
     predictor = predictor if isinstance(predictor, Predictor) else Predictor(predictor)
     files, vocab = _readable([Path(f) for f in files], left_out), predictor.bundle.vocab
-    features, logits = _features_and_logits(predictor.bundle, files, predictor.precision)
+    features, logits = _features_and_logits(predictor, files)
     probs, none = predictor.probabilities(logits), predictor.is_ood(logits)
     rows = uncertain_and_diverse(features, uncertainty(probs), n, seed)
     return pd.DataFrame(dict(file=pd.Series([files[i] for i in rows], dtype=object),

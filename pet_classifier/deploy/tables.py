@@ -24,7 +24,7 @@ from ..core.cache import read_checked, write_checked
 from ..core.files import atomic_write, check_target, csv_bytes, folder_lock, printable, write_errors, write_json
 from ..data.image_ids import image_ids
 from ..data.images import ImageProblem, list_images
-from .engines import choose_engine, engine_precision
+from .engines import engine_precision
 from .predictions import check_top
 from .predictor import Predictor
 from ..model.bundle import bundle_id
@@ -121,7 +121,7 @@ def _join(parts, out, top):
 # %% ../../nbs/api/deploy.tables.ipynb #cf65641c
 def _request(predictor, files, top, chunk):
     "Return what the rows depend on, as a JSON object"
-    bundle, engine = predictor.bundle, choose_engine(predictor.engine, len(files), predictor.device)
+    bundle, engine = predictor.bundle, predictor.engine
     digest = sha256()
     for f in files: digest.update(os.fsencode(f'{f}\0{os.path.abspath(f)}\0'))
     precision = engine_precision(engine, predictor.precision, predictor.device)
@@ -225,7 +225,7 @@ def predict_table(
         with progress_bar(len(files), done) as bar:
             for part, some in parts.items():
                 if part.exists() and not todo[part]: continue
-                rows = _part_rows(predictor, some, part, top, todo[part], n=len(files), on_batch=bar.update)
+                rows = _part_rows(predictor, some, part, top, todo[part], n=len(files)-done, on_batch=bar.update)
                 with write_errors(out): _write_part(part, rows, top)
         problems = _join(list(parts), out, top)
         shutil.rmtree(folder, ignore_errors=True)

@@ -4,23 +4,26 @@
 
 # %% auto #0
 __all__ = ['TORCHVISION', 'TIMM_NAMES', 'HEADS', 'check_arch', 'timm_network', 'TimmBackbone', 'AdaptiveConcatPool2d',
-           'UnitLength', 'linear_head', 'make_body', 'build_model', 'shape_mismatches', 'not_finite', 'color_stats',
-           'native_size', 'check_backbone']
+           'UnitLength', 'linear_head', 'make_body', 'build_model', 'shape_mismatches', 'not_finite', 'uninitialized',
+           'color_stats', 'native_size', 'check_backbone']
 
 # %% ../../nbs/api/model.backbone.ipynb #af7433e3
+from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import lru_cache
 from typing import Any
 
-import timm
 import torch
-from fastai import layers
-from fastai.layers import Flatten
 from torch import nn
 from torch.nn.functional import normalize
-from torchvision.models import get_model
+from torch.overrides import TorchFunctionMode
 
+from ..core.compiler import deferred_compiler
 from .network import Network
+
+with deferred_compiler():
+    import timm
+    from torchvision.models import get_model
 
 # %% ../../nbs/api/model.backbone.ipynb #566ecf74
 TORCHVISION = { # name -> (number of children, from the last, that form the classifier; feature maps), as in fastai's `model_meta`
@@ -67,8 +70,8 @@ class TimmBackbone(nn.Module):
         for module in self.modules(): getattr(module, 'attention_bias_cache', {}).clear() # LeViT's, computed from the old weights
 
 # %% ../../nbs/api/model.backbone.ipynb #43348fb4
-class AdaptiveConcatPool2d(layers.AdaptiveConcatPool2d):
-    "fastai's layer, pooling to size 1, with a deterministic gradient on a GPU too"
+class AdaptiveConcatPool2d(nn.Module):
+    "As fastai's layer, pooling to size 1, with a deterministic gradient on a GPU too"
     def forward(self, x): return torch.cat([x.amax((2, 3), keepdim=True), x.mean((2, 3), keepdim=True)], 1)
 
 class UnitLength(nn.Module):
@@ -93,7 +96,7 @@ def linear_head(
     last = nn.Linear(n_features, n_out)
     for p in last.parameters(): nn.init.zeros_(p)
     if not pool: return nn.Sequential(UnitLength(parts=1), last)
-    return nn.Sequential(AdaptiveConcatPool2d(), Flatten(), UnitLength(), last)
+    return nn.Sequential(AdaptiveConcatPool2d(), nn.Flatten(), UnitLength(), last)
 
 # %% ../../nbs/api/model.backbone.ipynb #e9ede62f
 def make_body(
@@ -142,6 +145,20 @@ def not_finite(
     "Return the names of the tensors that contain NaN or infinity"
     return [name for name, tensor in state.items() if not tensor.float().isfinite().all()]
 
+# %% ../../nbs/api/model.backbone.ipynb #9c6f9cc0
+_RANDOM = 'uniform_', 'normal_', 'kaiming_uniform_', 'erfinv_' # what all random initialization comes down to
+
+class _NoInit(TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        given = kwargs or {}
+        if getattr(func, '__name__', '') in _RANDOM: return args[0] if args else given['tensor']
+        return func(*args, **given)
+
+@contextmanager
+def uninitialized():
+    "Context manager for building a network: its weights are left uninitialized, and no random numbers are drawn"
+    with torch.random.fork_rng(devices=[]), _NoInit(): yield
+
 # %% ../../nbs/api/model.backbone.ipynb #f80e11db
 def color_stats(
     arch:str, # name of the architecture
@@ -156,6 +173,7 @@ def color_stats(
 # %% ../../nbs/api/model.backbone.ipynb #da3a4398
 def _forward_error(arch, size):
     "Return why `arch` does not accept images of `size`; '' if it does"
+    if arch in TIMM_NAMES or arch in TORCHVISION and arch.startswith('resnet'): return ''
     try:
         with torch.device('meta'), torch.no_grad():
             body, n_features, has_maps = make_body(arch)

@@ -6,6 +6,7 @@
 __all__ = ['split_head', 'evaluating', 'Preprocess', 'fingerprint', 'FeatureExtractor', 'read_features', 'write_features']
 
 # %% ../../nbs/api/model.features.ipynb #ac259218
+import warnings
 from contextlib import contextmanager
 from hashlib import sha256
 from io import BytesIO
@@ -14,15 +15,15 @@ from zipfile import BadZipFile
 
 import numpy as np
 import torch
-from fastai.layers import AdaptiveConcatPool2d, Flatten
+from fastai.layers import Flatten
 from fastai.torch_core import no_random
 from torch import nn
 
 from ..core.cache import read_entry, write_entry
-from ..core.device import fast_math, send
+from ..core.device import fast_math, free_memory, send
 from ..data.crops import load_crops
 from ..data.image_ids import image_ids
-from .backbone import UnitLength
+from .backbone import AdaptiveConcatPool2d, UnitLength
 from .network import Network
 
 # %% ../../nbs/api/model.features.ipynb #2adad607
@@ -30,7 +31,7 @@ def split_head(
     head, # `nn.Sequential`, as `build_model` makes it
 ) -> tuple: # (the parameter-free layers, the layers to train), both `nn.Sequential`
     "Split `head` after its leading layers without parameters and randomness"
-    fixed = AdaptiveConcatPool2d, nn.AdaptiveAvgPool2d, Flatten, UnitLength
+    fixed = AdaptiveConcatPool2d, nn.AdaptiveAvgPool2d, nn.Flatten, Flatten, UnitLength # and fastai's
     pool = list(takewhile(lambda layer: isinstance(layer, fixed), head))
     return nn.Sequential(*pool), head[len(pool):]
 
@@ -90,6 +91,7 @@ class FeatureExtractor:
         seed:int=0, # for the augmentation in `preprocess`
     ):
         self.model, self.size, self.preprocess, self.device, self.seed = model, size, preprocess, torch.device(device), seed
+        self.load = load_crops # function of paths and a size; another one may keep the crops for a later use
 
     def _several(self): return dict(sizes=list(self.model.sizes)) if len(self.model.sizes) > 1 else {}
 
@@ -106,21 +108,34 @@ class FeatureExtractor:
                  self.device.type, *self._several().values())
         return f'features-{sha256(repr(facts).encode()).hexdigest()[:32]}.npz'
 
+    def _rows(self, crops, pool, at_once):
+        "Return the features of `crops`, computed `at_once` images at a time, or fewer, and how many"
+        while True:
+            try: return torch.cat([self.model.pooled(self.preprocess(send(part, self.device)), pool)
+                                   for part in crops.split(at_once)]), at_once
+            except torch.OutOfMemoryError: half = at_once//2
+            if not half: raise ValueError(f'not even one image of {self.size} pixels fits into the memory of {self.device}; '
+                                          "use a smaller image size, a smaller network, or device='cpu'")
+            warnings.warn(f'batches of {at_once} images do not fit into the memory of {self.device}: features are computed in '
+                          f'batches of {half}', stacklevel=4)
+            at_once = half
+            free_memory(self.device)
+
     def compute(self,
         files, # paths of images
-        bs:int|None=None, # images per batch; None: 32 on the CPU, 256 on a GPU
+        bs:int|None=None, # images per batch; None: 32 on the CPU, 256 on a GPU; fewer if out of memory
     ) -> torch.Tensor: # float32, one row per image
         "Return the features of `files`, computed without the cache"
         from pet_classifier.core.console import progress_bar
         files, (pool, rest) = list(files), split_head(self.model[1])
         bs = bs or (32 if self.device.type == 'cpu' else 256)
         features = torch.empty(len(files), next(rest.parameters()).shape[-1]) # allocated once
-        done, rows = slice(0), features[:0]
+        done, rows, at_once = slice(0), features[:0], bs
         with no_random(self.seed), fast_math(self.device, search=False), evaluating(self.model.to(self.device)):
             for i in progress_bar(range(0, len(files), bs), each=bs):
-                crops = load_crops(files[i:i+bs], self.size) # decoded while a GPU computes the batch before
+                crops = self.load(files[i:i+bs], self.size) # decoded while a GPU computes the batch before
                 features[done].copy_(rows)
-                done, rows = slice(i, i+bs), self.model.pooled(self.preprocess(send(crops, self.device)), pool)
+                done, (rows, at_once) = slice(i, i+bs), self._rows(crops, pool, at_once)
             features[done].copy_(rows)
         return features
 

@@ -11,13 +11,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-from fastai.torch_core import no_random
 from safetensors.torch import load_file
 from torch import nn
-from torchvision.models import get_model, get_model_weights
 
+from ..core.compiler import deferred_compiler
 from ..core.device import choose_device, keep_freed_memory
 from ..data.crops import check_sizes
 from pet_classifier.model.backbone import (
@@ -29,10 +27,15 @@ from pet_classifier.model.backbone import (
     color_stats,
     not_finite,
     shape_mismatches,
+    uninitialized,
 )
-from .bundle import bundle_files, check_config, check_weights
+from .bundle import bundle_files, check_config, load_network
 from .features import FeatureExtractor, Preprocess
 from .network import set_precision
+
+with deferred_compiler():
+    import timm
+    from torchvision.models import get_model, get_model_weights
 
 # %% ../../nbs/api/model.pretrained.ipynb #bfad3751
 def read_weights(
@@ -98,7 +101,7 @@ def bundle_state(
     config = check_config(config_file)
     if _timm_arch(config['arch']) != _timm_arch(arch):
         raise ValueError(f"the bundle '{folder}' is of {config['arch']}, not {arch}; use arch={config['arch']!r} (--arch)")
-    return check_weights(file, config), f"bundle of {len(config['vocab'])} classes (from {config['weights']})"
+    return load_network(file, config).state_dict(), f"bundle of {len(config['vocab'])} classes (from {config['weights']})"
 
 # %% ../../nbs/api/model.pretrained.ipynb #f3b1ff30
 def pretrained_state(
@@ -117,7 +120,7 @@ def pretrained_state(
         try: return entry.get_state_dict(check_hash=True, progress=False), f'{entry.name} (torchvision)'
         except (OSError, RuntimeError) as e: raise offline_error(arch, e) from e # RuntimeError: the hash does not match
     if file := packaged_weights(arch): # the package's tensors have other names, but the order of timm's
-        with torch.device('meta'): names = timm.create_model(TIMM_NAMES[arch], pretrained=False).state_dict()
+        with uninitialized(): names = timm.create_model(TIMM_NAMES[arch], pretrained=False).state_dict()
         tensors = read_weights(file).values()
         return dict(zip(names, tensors, strict=True)), f'ImageNet ({PACKAGED[arch]})'
     try: model: Any = timm.create_model(TIMM_NAMES.get(arch, arch), pretrained=True)
@@ -133,7 +136,7 @@ def load_body(
 ):
     "Load the tensors of `state` into `body`; raise an error if they do not fit or are not finite"
     own = body.state_dict()
-    with torch.device('meta'): whole = body.model if isinstance(body, TimmBackbone) else get_model(arch, weights=None)
+    with uninitialized(): whole = body.model if isinstance(body, TimmBackbone) else get_model(arch, weights=None)
     of_body_and_head = bool(state) and all(k.startswith(('0.', '1.')) for k in state)
     names = {b: f'0.{b}' for b in own} if of_body_and_head else dict(zip(own, whole.state_dict()))
     wrong = shape_mismatches({n: state[n] for n in names.values() if n in state}, {n: own[b] for b, n in names.items()})
@@ -157,7 +160,7 @@ def pretrained_extractor(
     for s in sizes: arch = check_backbone(arch, s)
     state, _ = pretrained_state(arch, weights)
     if device.type == 'cpu': keep_freed_memory()
-    with no_random(): model = build_model(arch, 2, sizes=sizes).to(memory_format=torch.channels_last)
+    with uninitialized(): model = build_model(arch, 2, sizes=sizes).to(memory_format=torch.channels_last)
     load_body(model[0], arch, state)
     return FeatureExtractor(set_precision(model, precision, device), sizes[-1], Preprocess(*color_stats(arch)), device)
 

@@ -25,24 +25,26 @@ from ..core.keywords import refuse_unknown
 from ..model.features import split_head
 from .head import on_features
 from .learner import frozen_groups
+from .out_of_memory import train_within_memory
 
 # %% ../../nbs/api/training.lr_finder.ipynb #299f427d
 @contextmanager
 def preserve_state(
     learn:Learner, # any fastai learner
 ):
-    "On exit, restore the weights, optimizer, recorder, image order and path of `learn`"
+    "On exit, restore the weights, optimizer, recorder, image order, batch size and path of `learn`"
     weights = {k: v.clone() for k, v in learn.model.state_dict().items()}
     modes = {m: m.training for m in learn.model.modules()}
     opt, opt_state = learn.opt, copy.deepcopy(learn.opt.state_dict()) if learn.opt else None
     recorder = dict(vars(learn.recorder))
-    path, order = learn.path, learn.dls.train.rng.getstate()
+    path, order, bs = learn.path, learn.dls.train.rng.getstate(), learn.dls.train.bs
     with tempfile.TemporaryDirectory() as folder:
         learn.path = Path(folder) # fastai's finder writes a file
         try: yield
         finally:
             learn.path, learn.opt = path, opt
             learn.dls.train.rng.setstate(order)
+            learn.dls.train.bs = bs
             learn.model.load_state_dict(weights)
             learn.model.zero_grad()
             for m, training in modes.items(): m.training = training
@@ -123,9 +125,13 @@ def find_lr(
     if not 0 < start < end: raise ValueError(f'start={start}, end={end}: expected two rates above 0, start below end')
     if steps < 30: raise ValueError(f'steps={steps}: expected at least 30')
     with no_random(seed), fast_math(learn.dls.device), on_features(learn) if frozen else nullcontext(), preserve_state(learn):
-        with learn.added_cbs(StopOnDivergence(steps//4)):
-            learn.lr_find(start, end, steps, stop_div=False, show_plot=False, suggest_funcs=None)
-        lrs, losses = learn.recorder.lrs, [float(loss) for loss in learn.recorder.losses]
+        whole = learn.dls.train.bs
+        def test(bs, cbs):
+            n, learn.dls.train.bs = whole//bs, bs # batches per step
+            with learn.added_cbs([StopOnDivergence(n*steps//4), *cbs]):
+                learn.lr_find(start, end, n*steps, stop_div=False, show_plot=False, suggest_funcs=None)
+            return learn.recorder.lrs[n-1::n], [float(loss) for loss in learn.recorder.losses[n-1::n]]
+        lrs, losses = train_within_memory(learn, test, whole, getattr(learn.dls, 'bs_given', False))
     suggestion = SuggestedRate(suggest(lrs, losses, method, steps), lrs, losses, method)
     if plot:
         suggestion.plot()

@@ -6,7 +6,6 @@
 __all__ = ['AccumulateGradients', 'train_within_memory']
 
 # %% ../../nbs/api/training.out_of_memory.ipynb #cf08faf3
-import gc
 import warnings
 
 import torch
@@ -14,7 +13,7 @@ from fastai.callback.training import GradientAccumulation
 from fastai.learner import Learner
 from fastai.torch_core import get_model, num_distrib
 
-from ..core.device import is_gpu
+from ..core.device import free_memory
 from .state import random_state, set_random_state
 
 # %% ../../nbs/api/training.out_of_memory.ipynb #f6208e67
@@ -55,5 +54,4 @@ def train_within_memory(
         set_random_state(learn.dls.train, rng)
         learn.epoch_table.load_state_dict(dict(rows=rows))
         learn.opt = None
-        gc.collect() # the failed step is in cycles of references
-        if is_gpu(device): torch.get_device_module(device).empty_cache()
+        free_memory(device)

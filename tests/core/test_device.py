@@ -153,6 +153,10 @@ def check(setting):
         if before[5] != 'mixed':
             assert torch.get_float32_matmul_precision() in ('high', 'medium') and b.cuda.matmul.allow_tf32
     assert switches() == before, (before, switches())
+    if 'matmul' not in setting and 'conv' not in setting:  # they have no setting of their own, now as before
+        for precision in 'ieee', 'tf32':
+            b.fp32_precision = b.cudnn.fp32_precision = precision
+            assert b.cuda.matmul.fp32_precision == b.cudnn.conv.fp32_precision == precision, (precision, switches())
 
 for setting in sys.argv[2:]:
     if (child := os.fork()) == 0: # each in a process of its own, for no switch can be set back to what it was at first

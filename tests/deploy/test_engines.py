@@ -19,10 +19,9 @@ from pet_classifier.data.loaders import loaders
 from pet_classifier.deploy import engines
 from pet_classifier.deploy.engines import (
     ENGINES,
-    OPENVINO_MIN_IMAGES,
     REQUIRED_PACKAGES,
     Engines,
-    choose_engine,
+    check_engine,
     engine_precision,
 )
 from pet_classifier.deploy.onnx import export_onnx
@@ -138,53 +137,70 @@ def test_an_unknown_precision_is_refused(bundle, make):
     with pytest.raises(ValueError, match="precision='fp8': expected one of auto, bf16, fp16, fp32"): make(bundle, 'fp8')
 
 
-@pytest.mark.parametrize('name, n, there, chosen', [
-    ('auto', 1, True, 'torch'), ('auto', OPENVINO_MIN_IMAGES-1, True, 'torch'), ('auto', OPENVINO_MIN_IMAGES, True, 'openvino'),
-    ('auto', 10**6, False, 'torch'), ('torch', 10**6, True, 'torch'), ('torch', 1, False, 'torch'),
-    ('openvino', 1, True, 'openvino'), ('onnx', 1, True, 'onnx')])
-def test_the_engine_that_is_chosen(monkeypatch, name, n, there, chosen):
-    (present if there else absent)(monkeypatch)
-    assert choose_engine(name, n) == chosen
-
-
 @pytest.mark.parametrize('name', ['caffe', '', 'OpenVINO', None])
 def test_an_unknown_engine_is_refused_before_the_bundle_is_opened(name):
     said = f'engine={name!r}: expected one of auto, torch, openvino, onnx'
-    with pytest.raises(ValueError, match=said): choose_engine(name, 1)
+    with pytest.raises(ValueError, match=said): check_engine(name)
     with pytest.raises(ValueError, match=said): Predictor('nowhere', engine=name)
 
 
 def test_openvino_that_is_not_installed_is_refused_with_what_to_do(folder, monkeypatch, tmp_path, capsys):
     absent(monkeypatch)
     said = r"engine='openvino': openvino not installed; pip install 'pet-classifier\[openvino\]', or use 'torch'"
-    with pytest.raises(ValueError, match=said): choose_engine('openvino', 1)
+    with pytest.raises(ValueError, match=said): check_engine('openvino')
     with pytest.raises(ValueError, match=said): Predictor(folder, engine='openvino')
     assert main(['predict', str(folder), str(tmp_path/'a.jpg'), '--engine', 'openvino']) == 2
     out, err = capsys.readouterr()
     assert not out and err.startswith("error: engine='openvino': openvino not installed")
 
 
-def test_a_predictor_goes_by_the_number_of_images_and_makes_an_engine_once(folder, tiny_table, monkeypatch):
-    made, asked = [], []
+def clocked(monkeypatch, **seconds):
+    "Replace the engines by some that take `seconds` per image on a clock of their own; return what is made and asked"
+    made, asked, now = [], [], [0.]
     def fake(name):
         def make(bundle, precision, *device):
             made.append((name, precision))
             def answer(images):
                 asked.append((name, len(images)))
+                now[0] += seconds[name]*len(images)
                 return np.full((len(images), 3), 1/3, np.float32)
             return answer
         return make
-    present(monkeypatch)
-    monkeypatch.setattr(engines, 'OPENVINO_MIN_IMAGES', 5)
     for name in ENGINES: monkeypatch.setitem(ENGINES, name, fake(name))
-    predictor, files = Predictor(folder, precision='fp32'), tiny_table.file.tolist()
-    assert not made  # nothing before an image comes
+    monkeypatch.setattr(engines.time, 'perf_counter', lambda: now[0])
+    return made, asked
+
+
+def engines_of(asked): return [name for name, _ in asked]
+
+
+@pytest.mark.parametrize('torch_seconds, there, chosen', [
+    (1.9, True, ['torch']*3), (2.1, True, ['torch', 'openvino', 'openvino']), (2.1, False, ['torch']*3)])
+def test_auto_takes_openvino_where_torch_would_take_ten_seconds(folder, tiny_table, monkeypatch, torch_seconds, there, chosen):
+    (present if there else absent)(monkeypatch)
+    _, asked = clocked(monkeypatch, torch=torch_seconds, openvino=0.5)
+    Predictor(folder).predict_files(tiny_table.file.tolist()[:5], bs=2)
+    assert engines_of(asked) == chosen
+
+
+def test_auto_goes_back_to_torch_if_that_is_faster(folder, tiny_table, monkeypatch):
+    present(monkeypatch)
+    made, asked = clocked(monkeypatch, torch=3., openvino=4.)
+    predictor = Predictor(folder, precision='fp32')
+    predictor.predict_files(tiny_table.file.tolist()[:6], bs=2)
+    assert engines_of(asked) == ['torch', 'openvino', 'torch'] and made == [('torch', 'fp32'), ('openvino', 'fp32')]
+    assert str(predictor.engines) == '4 images by torch, 2 images by openvino'
+
+
+def test_an_engine_is_made_once_when_an_image_comes_and_the_one_named_is_used(folder, tiny_table, monkeypatch):
+    present(monkeypatch)
+    made, asked = clocked(monkeypatch, torch=100., openvino=1.)
+    predictor, files = Predictor(folder, 'torch'), tiny_table.file.tolist()
+    assert not made
     predictor.predict_files(files[:4], bs=3)
-    predictor.predict_files(files[:5], bs=3)
     predictor.predict(files[0])
     predictor.evaluate(tiny_table.iloc[:6], bs=4)
-    assert asked == [('torch', 3), ('torch', 1), ('openvino', 3), ('openvino', 2), ('torch', 1), ('openvino', 4), ('openvino', 2)]
-    assert made == [('torch', 'fp32'), ('openvino', 'fp32')]
+    assert asked == [('torch', n) for n in (3, 1, 1, 4, 2)] and len(made) == 1
 
 
 def test_the_command_line_passes_the_engine_on(folder, tiny_folder, monkeypatch, capsys):
@@ -328,9 +344,13 @@ def test_the_precision_that_is_computed_in(monkeypatch):
         assert (engine_precision('openvino', 'bf16'), engine_precision('onnx', 'auto')) == ('bf16', 'fp32')
 
 
-def test_on_a_gpu_auto_is_torch_and_the_other_engines_are_refused(bundle, monkeypatch):
+def test_on_a_gpu_auto_is_torch_and_the_other_engines_are_refused(bundle, crops, monkeypatch):
     monkeypatch.setattr(engines, 'find_spec', lambda name: True)
-    assert [choose_engine('auto', 5000, d) for d in ('cpu', 'cuda:0', 'mps')] == ['openvino', 'torch', 'torch']
+    for device, chosen in dict(cpu='openvino', cuda='torch', mps='torch').items():
+        _, asked = clocked(monkeypatch, torch=100., openvino=1.)
+        some = Engines(bundle, device=device)
+        for _ in range(2): some('auto', crops, n=12)
+        assert engines_of(asked) == ['torch', chosen]
     monkeypatch.setattr('torch.cuda.device_count', lambda: 1)
     monkeypatch.setattr('torch.cuda.current_device', lambda: 0)
     monkeypatch.setattr('torch.cuda.is_available', lambda: True)

@@ -1,9 +1,11 @@
 "Which images to label next: uncertain, different from each other, none twice, and broken ones named."
 import numpy as np
 import pytest
+import torch
 
 from pet_classifier.deploy.predictor import Predictor
 from pet_classifier.deploy.suggestion import suggest_images, uncertain_and_diverse, uncertainty
+from pet_classifier.model.features import FeatureExtractor
 
 
 def test_uncertainty_is_between_0_and_1_and_greatest_where_all_are_equal():
@@ -66,3 +68,15 @@ def test_images_that_cannot_be_read_are_named(bundle, tiny_folder, tmp_path):
     assert len(rows) == 4
     assert len(suggest_images(bundle, files, 9, left_out=left_out.extend)) == 4 and left_out == [tmp_path/'broken.jpg']
     with pytest.raises(ValueError, match='none of 1 images can be read'): suggest_images(bundle, files[-1:])
+
+
+def test_features_are_computed_where_the_predictor_computes(bundle, tiny_folder, monkeypatch):
+    where = []
+    def features(self, files):
+        where.append((self.device, self.model.runs_in))
+        return torch.zeros(len(files), self.model[1][-1].in_features)
+    monkeypatch.setattr(FeatureExtractor, '__call__', features)
+    predictor = Predictor(bundle, precision='fp32', device='cpu')
+    predictor.device = torch.device('cuda', 1)
+    assert len(suggest_images(predictor, list(tiny_folder.iterdir()), 2)) == 2
+    assert where == [(torch.device('cuda', 1), 'fp32')]

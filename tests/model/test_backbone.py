@@ -3,12 +3,13 @@ import numpy as np
 import pytest
 import timm
 import torch
+from fastai import layers
 
 from pet_classifier.data.loaders import loaders
 from pet_classifier.deploy.onnx import export_onnx
 from pet_classifier.deploy.predictor import Predictor
 from pet_classifier.evaluation.interpretation import interpret
-from pet_classifier.model.backbone import TimmBackbone, build_model, check_arch, check_backbone
+from pet_classifier.model.backbone import AdaptiveConcatPool2d, TimmBackbone, build_model, check_arch, check_backbone
 from pet_classifier.model.bundle import load_bundle
 from pet_classifier.model.bundle_writer import save_bundle
 from pet_classifier.model.gradcam import NoSpatialMaps, grad_cam
@@ -76,6 +77,18 @@ def test_a_learner_trains_and_its_bundle_and_its_export_answer_alike(tiny_table,
 def test_a_size_that_a_backbone_cannot_take_is_refused_with_the_one_it_can(arch, size, native):
     with pytest.raises(ValueError, match=f'{arch} does not accept images of {size} px') as e: check_backbone(arch, size)
     assert f'--size {native}' in str(e.value) and '\n' not in str(e.value)
+
+
+def test_pooling_has_a_deterministic_gradient_unlike_fastais():
+    "On a GPU the gradient of adaptive max pooling raises an error with `torch.use_deterministic_algorithms(True)`"
+    def gradient(pool):
+        maps = torch.ones(1, 1, 2, 2, requires_grad=True)
+        steps, seen = [(pooled := pool(maps)).grad_fn], []
+        while steps: seen.append((step := steps.pop()).name()), steps.extend(f for f, _ in step.next_functions if f)
+        pooled[:, 0].sum().backward()
+        return any('AdaptiveMaxPool' in name for name in seen), maps.grad.flatten().tolist()
+    assert gradient(AdaptiveConcatPool2d()) == (False, [0.25]*4) # equal maxima share it
+    assert gradient(layers.AdaptiveConcatPool2d()) == (True, [1, 0, 0, 0])
 
 
 def test_a_network_that_fails_at_its_own_size_too_is_refused(monkeypatch):

@@ -245,27 +245,23 @@ def test_a_decision_that_cannot_be_sent_is_shown_and_sent_later(browser, served,
 
 
 @pytest.mark.slow
-def test_no_decision_is_lost_when_the_server_is_killed(browser, folder, tmp_path):
-    def started():
-        code, port = 'from pet_classifier.entry import run; run()', str(free_port())
-        words = ['review', str(folder), '--corrections', str(tmp_path/'c.csv'), '--port', port]
-        process = subprocess.Popen([sys.executable, '-c', code, *words], stdout=subprocess.PIPE, text=True, env=os.environ)
-        return process, next(line.strip() for line in process.stdout if line.startswith('http'))
-    process, address = started()
+def test_no_decision_is_lost_when_the_server_is_killed(browser, folder, session, tmp_path):
+    code, port = 'from pet_classifier.entry import run; run()', str(free_port())
+    words = ['review', str(folder), '--corrections', str(tmp_path/'corrections.csv'), '--port', port]
+    process = subprocess.Popen([sys.executable, '-c', code, *words], stdout=subprocess.PIPE, text=True, env=os.environ)
     try:
-        with opened_page(browser, address) as page:
+        with opened_page(browser, next(line.strip() for line in process.stdout if line.startswith('http'))) as page:
             page.evaluate("$('tabs').querySelector('[data-queue=\"broken files\"]').click()")
             ready(page, 'red_92.jpg')
             page.keyboard.press('x')
             page.wait_for_function('() => !outbox.length && !sending')
             process.send_signal(signal.SIGKILL)
             process.wait()
-            assert [d.decision for d in Corrections(tmp_path/'c.csv', folder).read()] == ['exclude']
     finally: process.kill()
-    process, address = started()
+    log = Corrections(tmp_path/'corrections.csv', folder)
+    assert [d.decision for d in log.read()] == ['exclude']
+    server, address = review_server(session(), free_port())
+    server.start()
     try:
-        page = browser.new_page()
-        page.goto(address)
-        page.wait_for_function('() => $("count").textContent.startsWith("1 reviewed")')
-        page.close()
-    finally: process.kill()
+        with opened_page(browser, address) as page: assert page.text_content('#count').startswith('1 reviewed')
+    finally: server.close()

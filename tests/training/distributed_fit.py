@@ -1,5 +1,6 @@
-"What each of two processes runs in test_distributed.py: a lesson in fastai's `distrib_ctx`, on the CPU"
+"Two processes for test_distributed.py, each of which runs a lesson in fastai's `distrib_ctx`, on the CPU"
 import json
+import multiprocessing
 import os
 import sys
 import types
@@ -42,8 +43,8 @@ def broadcast(self, t, rank):
     return t.tolist()
 
 
-def main(images, weights, out):
-    rank = int(os.environ['RANK'])
+def main(rank, images, weights, out):
+    os.environ |= dict(RANK=str(rank), LOCAL_RANK=str(rank))
     distributed.init_process_group('gloo')
     fastai_distributed.DistributedDL._broadcast = broadcast
     table = random_split(label_by_name(list_images(images)), valid_pct=0.34)
@@ -67,4 +68,9 @@ def main(images, weights, out):
     distributed.destroy_process_group()
 
 
-if __name__ == '__main__': main(*sys.argv[1:])
+if __name__ == '__main__':
+    children = [multiprocessing.get_context('fork').Process(target=main, args=(rank, *sys.argv[1:])) for rank in (0, 1)]
+    for child in children: child.start()  # after the imports, which take seconds
+    while None in (codes := [child.exitcode for child in children]) and not any(codes): children[codes.index(None)].join(0.1)
+    for child in children: child.kill()  # the other one, if one failed: it would wait
+    sys.exit(any(codes))

@@ -8,10 +8,14 @@ from fastai.learner import Learner
 from fastai.optimizer import SGD
 
 from pet_classifier.core.progress import history
+from pet_classifier.data.crops import load_crops
 from pet_classifier.data.loaders import loaders
+from pet_classifier.model.network import Network
 from pet_classifier.training.checkpoint import Checkpoint
 from pet_classifier.training.fine_tuning import fine_tune
 from pet_classifier.training.head import fit_head
+from pet_classifier.training.learner_features import feature_extractor
+from pet_classifier.training.lr_finder import find_lr
 
 
 class Memory(Callback):
@@ -104,3 +108,64 @@ def test_a_resumed_fit_is_resumed_again_with_half_the_batch(learner, left_to_us,
     learn.add_cb(memory)
     with pytest.warns(UserWarning, match='batches of 8'): fine_tune(learn, 4, 1e-3, checkpoint=Checkpoint(file, resume=True))
     assert len(history(learn)) == 4 and memory.sizes == [8] + [4]*3*2
+
+
+@pytest.fixture
+def body_memory(monkeypatch):
+    "A function that limits the memory for features to so many images, and returns the sizes of the batches that are tried"
+    def limit(most):
+        sizes, really = [], Network.pooled
+        def pooled(self, x, pool):
+            sizes.append(len(x))
+            if len(x) > most: raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB')
+            return really(self, x, pool)
+        monkeypatch.setattr(Network, 'pooled', pooled)
+        return sizes
+    return limit
+
+
+def test_features_are_computed_in_smaller_parts_and_each_image_is_decoded_once(learner, tiny_table, body_memory, monkeypatch):
+    extractor, files = feature_extractor(learner(precision='fp32')), tiny_table.file.tolist()
+    expected, sizes, loaded = extractor.compute(files), body_memory(3), []
+    monkeypatch.setattr(extractor, 'load', lambda files, size: loaded.extend(files) or load_crops(files, size))
+    with pytest.warns(UserWarning) as told: features = extractor.compute(files, bs=12)
+    assert torch.allclose(features, expected, atol=1e-5) and loaded == files
+    assert sizes == [12, 6] + [3]*6  # of the last six images, no more than three are tried
+    assert [str(w.message) for w in told] == [f'batches of {n} images do not fit into the memory of cpu: features are computed '
+                                              f'in batches of {n//2}' for n in (12, 6)]
+
+
+def test_where_no_image_fits_the_error_says_what_to_do(learner, tiny_table, body_memory):
+    learn, _ = learner(), body_memory(0)
+    with warnings.catch_warnings(), pytest.raises(ValueError, match='not even one image of 32 pixels fits .*smaller') as e:
+        warnings.simplefilter('ignore')
+        feature_extractor(learn).compute(tiny_table.file)
+    assert e.value.__context__ is None
+
+
+def test_the_finder_makes_the_same_steps_with_half_the_batch_and_restores_everything(learner, tiny_table):
+    "Without batch norm in training, dropout and augmentation, the halves of a batch make the same step"
+    def found(most):
+        dls = loaders(tiny_table, size=32, bs=12, augment=[], device='cpu')
+        dls.bs_given = False
+        learn = learner(dls, cbs=[memory := Memory(most)], precision='fp32')
+        learn.opt_func, learn.opt = SGD, None
+        learn.unfreeze()
+        before, opt = {k: v.clone() for k, v in weights(learn).items()}, learn.opt
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            rate = find_lr(learn, steps=40, end=1e-2, plot=False)
+        assert equal(weights(learn), before) and learn.dls.train.bs == 12 and learn.opt is opt
+        return rate, memory.sizes
+    (whole, sizes), (halves, tried) = found(12), found(6)
+    assert {*sizes} == {12} and tried[0] == 12 and {*tried[1:]} == {6} and len(tried) - 1 == 2*len(sizes)
+    assert len(whole.losses) == len(halves.losses) == 40
+    assert halves.lrs == pytest.approx(whole.lrs, rel=0.2)
+    assert halves.losses == pytest.approx(whole.losses, rel=0.2)
+
+
+def test_the_finder_leaves_a_batch_size_that_was_given(learner, tiny_table):
+    learn = learner(loaders(tiny_table, size=32, bs=8, device='cpu'), cbs=Memory(4))
+    learn.unfreeze()
+    with pytest.raises(ValueError, match='bs=4'): find_lr(learn, steps=30, plot=False)
+    assert learn.dls.train.bs == 8

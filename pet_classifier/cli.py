@@ -280,14 +280,43 @@ def suggest(
 @app.command()
 def export(
     bundle: ModelFolder,
-    onnx: Annotated[Path, typer.Option(metavar='FILE.onnx', help='File to write.')],
+    onnx: Annotated[Path|None, typer.Option(metavar='FILE.onnx', help='Write ONNX to FILE.onnx.')] = None,
+    openvino: Annotated[Path|None, typer.Option(metavar='DIR', help='Write OpenVINO to DIR, new or of an export.')] = None,
+    int8: Annotated[str|None, typer.Option(metavar='DATA', help='Convert the ONNX file to int8. DATA: labeled images as in '
+                                           'train, to calibrate on and to compare with float32 on.')] = None,
+    force: Annotated[bool, typer.Option('--force', help='Write int8 even if its error rate is over 2 points higher.')] = False,
+    pattern: Pattern = None, file_col: FileCol = None, label_col: LabelCol = None, root: Root = None,
+    corrections: CorrectionsFile = None,
 ):
-    "Export a bundle to ONNX: uint8 images in, probabilities and logits out."
-    file_to_write(onnx)
+    "Export a bundle to ONNX or OpenVINO: uint8 images in, probabilities and logits out."
+    if not (onnx or openvino): raise ValueError('nothing to write: give --onnx FILE.onnx, --openvino DIR, or both')
+    how = given(pattern=pattern, file_col=file_col, label_col=label_col, root=root, corrections=corrections)
+    if not int8 and (force or how): raise ValueError('--force and the options for labels are for int8: give --int8 DATA, too')
+    if int8 and not onnx: raise ValueError('--int8 is for ONNX: give --onnx FILE.onnx, too')
+    if onnx: file_to_write(onnx, '.onnx')
     stage(_LOADING)
-    from pet_classifier.deploy.onnx import export_onnx
+    from pet_classifier.check import all_images, read_labels
+    from pet_classifier.core.files import atomic_write
+    from pet_classifier.data.images import listed
+    from pet_classifier.deploy.onnx import check_openvino, onnx_bytes, write_openvino
+    from pet_classifier.deploy.quantization import int8_bytes
+    from pet_classifier.model.bundle import load_bundle
+    if openvino: check_openvino(openvino)
+    loaded = load_bundle(bundle)
+    found = read_labels(int8, say=note, stage=stage, **how) if int8 else None
     stage('exporting the network to ONNX')
-    say(export_onnx(bundle, onnx))
+    data = whole = onnx_bytes(loaded)
+    if found:
+        stage('converting it to int8')
+        if n := len(found.broken): note(f'{n} images cannot be read and are left out: {listed(found.broken.file)}')
+        parts = [False]*len(found.table) + [True]*len(found.test)
+        table = found.table if found.test.empty else all_images(found).assign(is_valid=parts)
+        data, check = int8_bytes(whole, table, force)
+        note(check)
+    if onnx:
+        with atomic_write(onnx) as new: new.write_bytes(data)
+        say(onnx)
+    if openvino: say(write_openvino(whole, openvino))
 
 # %% ../nbs/api/cli.ipynb #1bb748ea
 @app.command()

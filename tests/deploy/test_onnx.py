@@ -9,7 +9,7 @@ import pytest
 from pet_classifier.data.crops import load_crops
 from pet_classifier.data.images import list_images
 from pet_classifier.deploy import onnx as onnx_module
-from pet_classifier.deploy.onnx import export_onnx
+from pet_classifier.deploy.onnx import export_onnx, write_openvino
 from pet_classifier.deploy.predictor import Predictor
 from pet_classifier.model.bundle import load_bundle
 from pet_classifier.model.bundle_writer import save_bundle
@@ -65,3 +65,31 @@ def test_what_cannot_be_done_is_said_and_nothing_is_written(bundle, tmp_path, mo
     with pytest.raises(ValueError, match=r'onnx and onnxscript not installed; pip install .pet-classifier\[onnx\]'):
         export_onnx(bundle, tmp_path/'a.onnx')
     assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_openvino_answers_as_torch_does_with_classes_and_size(bundle, exported, tiny_folder, tmp_path):
+    openvino = pytest.importorskip('openvino')
+    predictor = Predictor(bundle, 'torch', 'fp32')
+    for _ in range(2): folder = write_openvino(exported[0].read_bytes(), tmp_path/'new'/'model')
+    core = openvino.Core()
+    model = core.read_model(folder/'model.xml')
+    crops = load_crops(list_images(tiny_folder), predictor.bundle.size).contiguous()
+    logits = predictor.logits([*crops])
+    compiled = core.compile_model(model, 'CPU', dict(INFERENCE_PRECISION_HINT='f32'))
+    for got in compiled(crops.numpy()), compiled(crops[:1].numpy()):
+        n = len(got['logits'])
+        assert got['probabilities'] == pytest.approx(predictor.probabilities(logits)[:n], abs=1e-4)
+        assert got['logits'] == pytest.approx(logits[:n], abs=1e-3)
+    text = {k: v.astype(str) for k, v in model.rt_info['model_info'].items()}
+    assert json.loads(text['classes']) == predictor.bundle.vocab
+    assert (int(text['size']), text['sha256']) == (predictor.bundle.size, predictor.bundle.config['sha256'])
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path, monkeypatch):
+    (tmp_path/'thesis.txt').write_text('mine')
+    with pytest.raises(FileExistsError, match=r'is not an OpenVINO model \(thesis.txt\)'): write_openvino(b'', tmp_path)
+    monkeypatch.setattr(onnx_module, 'find_spec', lambda name: None)
+    with pytest.raises(ValueError, match=r'openvino not installed; pip install .pet-classifier\[onnx,openvino\]'):
+        write_openvino(b'', tmp_path/'new')
+    assert [f.name for f in tmp_path.iterdir()] == ['thesis.txt']

@@ -205,9 +205,9 @@ def test_an_engine_is_made_once_when_an_image_comes_and_the_one_named_is_used(fo
 
 def test_the_command_line_passes_the_engine_on(folder, tiny_folder, monkeypatch, capsys):
     seen, really = [], Predictor.__init__
-    def init(self, bundle, engine='auto', precision='auto'):
+    def init(self, bundle, engine='auto', precision='auto', device=None):
         seen.append(engine)
-        really(self, bundle, 'torch', precision)
+        really(self, bundle, 'torch', precision, device)
     monkeypatch.setattr(Predictor, '__init__', init)
     for words in [], ['--engine', 'openvino']: assert main(['predict', str(folder), str(tiny_folder/'red_0.jpg'), *words]) == 0
     assert seen == ['auto', 'openvino'] and capsys.readouterr().out.count('red_0.jpg') == 2

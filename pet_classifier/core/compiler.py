@@ -12,7 +12,9 @@ from importlib import import_module
 from types import ModuleType
 
 import torch
-from torch._compile import _disable_dynamo
+
+try: from torch._compile import _disable_dynamo # private: a torch without it imports its compiler as ever
+except ImportError: _disable_dynamo = None # type: ignore[assignment]
 
 # %% ../../nbs/api/core.compiler.ipynb #812177bd
 _UTILS = 'torch._dynamo.utils'
@@ -33,7 +35,7 @@ class _Deferred(ModuleType):
 @contextmanager
 def deferred_compiler():
     "Context manager for imports: torch's compiler is not imported with them, but on first use"
-    if 'torch._dynamo' in sys.modules:
+    if _disable_dynamo is None or 'torch._dynamo' in sys.modules:
         yield
         return
     disable, sys.modules[_UTILS] = torch.compiler.disable, _Deferred(_UTILS)

@@ -114,12 +114,15 @@ def fine_tune(
     seed:int=2, # for augmentation and dropout; the order of the images depends on the seed of `loaders`
     keep_best:bool=True, # restore the weights of the best epoch at the end, or the initial ones if no epoch is better?
     checkpoint:Checkpoint|None=None, # saves epochs; with `resume`, training continues from it
+    frozen:int=0, # parameter groups, from the first, that stay frozen
 ) -> bool: # True if the best epoch (with `keep_best=False`, the last) is at least as good as before training
     "Unfreeze `learn` and train all layers with the one-cycle schedule, on augmented images"
     check_rates(lr)
     if epochs < 1: raise ValueError(f'epochs={epochs}: expected at least 1')
+    n = len(learn.splitter(learn.model))
+    if not 0 <= frozen < n: raise ValueError(f'frozen={frozen}: expected 0 to {n-1}; there are {n} parameter groups')
     def train(bs, cbs):
-        learn.unfreeze()
+        learn.freeze_to(frozen)
         learn.epoch_table.stage = 'fine-tune'
         with _batch_size(learn.dls, bs), fast_math(learn.dls.device, search=False):
             with no_random(): initial = loss_and_error(learn, learn.validate())

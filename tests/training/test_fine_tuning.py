@@ -51,6 +51,20 @@ def test_fine_tune_trains_each_group_at_its_rate(learner, lr, rates):
     assert learn.rates.highest == pytest.approx(rates) and frozen_groups(learn) == 0
 
 
+def test_frozen_groups_keep_their_weights_and_get_no_gradient(learner):
+    learn = learner()
+    was = [[p.clone() for p in group] for group in learn.splitter(learn.model)]
+    fine_tune(learn, 1, 1e-2, frozen=1, keep_best=False)
+    changed = [any(not torch.equal(p, q) for p, q in zip(group, old)) for group, old in zip(learn.splitter(learn.model), was)]
+    assert changed == [False, True, True] and frozen_groups(learn) == 1
+    assert all(p.grad is None for p in learn.splitter(learn.model)[0])
+
+
+@pytest.mark.parametrize('frozen', [-1, 3])
+def test_all_groups_frozen_is_refused(learner, frozen):
+    with pytest.raises(ValueError, match='expected 0 to 2; there are 3'): fine_tune(learner(), 1, frozen=frozen)
+
+
 def test_the_table_counts_every_parameter_once(learner):
     learn = learner()
     table = group_rates(learn, 1e-3)

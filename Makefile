@@ -35,7 +35,7 @@ lint: $(INSTALLED)
 test: lint notebook-tests tests
 
 notebook-tests: $(INSTALLED) # without lessons 1 to 5, which tests/test_lessons.py runs with the answers of their exercises
-	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --timing --skip_file_re '^([_.]|[1-5]_)'
+	OMP_NUM_THREADS=1 $(BIN)/nbdev-test --timing --skip-file-re '^([_.]|[1-5]_)'
 
 tests: $(INSTALLED)
 	$(BIN)/pytest -n logical --dist worksteal

@@ -98,7 +98,7 @@ def test_words(name):
 
 
 def test_nbdev_test_leaves_out_what_is_run_here_and_nothing_else():
-    pattern = re.search(r"--skip_file_re '(.+)'", (ROOT/'Makefile').read_text(encoding='utf-8'))[1].replace('$$', '$')
+    pattern = re.search(r"--skip-file-re '(.+)'", (ROOT/'Makefile').read_text(encoding='utf-8'))[1].replace('$$', '$')
     assert [p.stem for p in sorted((ROOT/'nbs').rglob('*.ipynb')) if re.search(pattern, p.name)] == RUN
 
 

@@ -164,7 +164,7 @@ def names():
 
 def main():
     shutil.rmtree(PAGES, ignore_errors=True)
-    shutil.copytree(ROOT/'nbs'/'images', PAGES/'images')
+    for images in ('images', 'lessons/images'): shutil.copytree(ROOT/'nbs'/images, PAGES/images)
     shutil.copytree(ROOT/'benchmarks', PAGES/'benchmarks', ignore=shutil.ignore_patterns('__pycache__'))
     (PAGES/'benchmarks'/'README.md').rename(PAGES/'benchmarks'/'index.md')
     for name in ('CONTRIBUTING.md', 'CHANGELOG.md'): shutil.copy(ROOT/name, PAGES)

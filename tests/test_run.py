@@ -517,12 +517,12 @@ def test_two_sizes_where_only_a_head_is_fitted_and_both_can_be_taken(asked, epoc
 
 def test_an_image_that_vanishes_before_the_split_is_left_out(crossed, photos, tmp_path, monkeypatch):
     data, really, lost = shutil.copytree(photos, tmp_path/'data'), run_features, []
-    def vanishes(table, config, device):
+    def vanishes(table, config, device, once):
         if not lost:
             lost.append(data/'green_3.png')
             lost[0].unlink()
             raise ImageProblem(lost[0], 'not found')
-        return really(table, config, device)
+        return really(table, config, device, once)
     monkeypatch.setattr('pet_classifier.run.run_features', vanishes)
     out, metrics, said = crossed(data=data)
     assert (metrics['train'], metrics['left_out']) == (30, 1) and any('green_3.png' in s for s in said)

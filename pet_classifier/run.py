@@ -27,7 +27,7 @@ from .model.bundle_writer import save_bundle, versions
 from .report import write_report
 from .runs.config import RunConfig
 from .runs.data import RunData, check_run_config, labelled_table, run_data, without_lost  # noqa: F401
-from .runs.dealing import deal, decode_once, fine_tuning_epochs, image_size, run_features
+from .runs.dealing import deal, fine_tuning_epochs, image_size, run_features
 from .runs.estimate import Estimate, cross_validated_estimate, error_text, evaluate_test_set, held_out_estimate
 from .runs.figures import not_fatal, save_figure, save_figures, save_learning_curve  # noqa: F401  `save_figure` is used elsewhere
 from pet_classifier.runs.folder import (
@@ -129,16 +129,12 @@ def _learner(known, features, out, config, device, say):
     say(f'computing on {computes_on(learn)}')
     return learn
 
-def _store_images(dls, config, once, say):
-    "Write the decoded images that training needs to the cache, now: images may vanish later"
-    used = dls.loaders if config.epochs else [dls.valid]
-    for dl in used: dl.decoded.load = once
-    if not all([dl.decoded.path for dl in used]): say('decoded images are not cached')
-
 def _trained(learn, out, config, resume, say):
     "Train `learn`; return the name of its final stage and the suggested learning rate"
     suggested, checkpoint = None, Checkpoint(out/LAST, resume)
     with not_fatal('the learning-rate finder', say): suggested = find_lr(learn, plot=False, seed=config.seed)
+    used = learn.dls.loaders if config.epochs else [learn.dls.valid]
+    if not all([dl.decoded.path for dl in used]): say('decoded images are not cached') # decoded now: images may vanish later
     try: return train_stages(learn, config.head_epochs, config.epochs, config.lr, config.seed, say, checkpoint), suggested
     except KeyboardInterrupt:
         say(f'\ninterrupted; {checkpoint.reached}, the same command with --resume continues from there')
@@ -162,14 +158,12 @@ def _run(known, out, asked, device, resume, facts, noted, say):
     config = replace(asked, epochs=epochs, size=image_size(asked, epochs))
     while True:
         try:
-            with decode_once(known.table, config) as once:
-                features = run_features(known.table, config, device, once.ahead)
-                known, features = deal(known, features, config, config.epochs, say)
-                learn = _learner(known, features, out, config, device, say)
-                if not known.noted: note_run(out, asked, known.everything(), known.root, config.epochs,
-                                             known.corrections)
-                write_duplicates(out, known.table, known.pairs, known.root, say)
-                if 'fold' not in known.table: _store_images(learn.dls, config, once, say)
+            features = run_features(known.table, config, device)
+            known, features = deal(known, features, config, config.epochs, say)
+            learn = _learner(known, features, out, config, device, say)
+            if not known.noted: note_run(out, asked, known.everything(), known.root, config.epochs,
+                                         known.corrections)
+            write_duplicates(out, known.table, known.pairs, known.root, say)
             stage, suggested, estimate = _estimated(learn, known, features, out, config, resume, say)
             write_label_issues(out, known.table, features, estimate.issues, known.root, say)
             facts = dict(facts, arch=config.arch, weights=learn.backbone.weights, size=learn.dls.size, seed=config.seed,

@@ -14,10 +14,7 @@ from fastai.learner import Learner
 from PIL import Image
 from safetensors.torch import load_file
 
-from pet_classifier.core.cache import clear_cache
-from pet_classifier.data import crops
 from pet_classifier.data.corrections import Corrections
-from pet_classifier.data.decode_once import DecodeOnce
 from pet_classifier.data.images import ImageProblem
 from pet_classifier.data.labels import label_by_name
 from pet_classifier.data.splits import load_split, random_split, save_split
@@ -98,23 +95,6 @@ def test_the_same_seed_makes_the_same_run(tiny_run, quick):
     one, other = (load_file(o/'model'/'model.safetensors') for o in (out, tiny_run.out))
     assert one.keys() == other.keys() and all((v - other[k]).abs().max() <= 1e-6 for k, v in one.items())
     assert not (out/'figures').exists()  # it was a second run
-
-
-def test_features_and_training_decode_each_image_once_and_train_as_if_twice(quick, tmp_path, fresh_cache, monkeypatch):
-    decoded, really = [], crops.decode
-    def decode(file, at_least):
-        decoded.append(file.name)
-        return really(file, at_least)
-    monkeypatch.setattr(crops, 'decode', decode)
-    monkeypatch.setattr('pet_classifier.run.write_report', lambda *args, **kwargs: None)  # it shows some images
-    once, _ = quick()
-    assert len(decoded) == len({*decoded}) == 18
-    clear_cache()
-    monkeypatch.setattr('pet_classifier.run.decode_once', lambda table, config: DecodeOnce(0, ()))
-    twice, _ = quick(out=tmp_path/'twice')
-    assert len(decoded) == 18 + 36
-    for name in 'split.csv', 'predictions.csv', 'model/model.safetensors':
-        assert (once/name).read_bytes() == (twice/name).read_bytes()
 
 
 def test_another_seed_makes_another_split(tiny_run, quick):
@@ -517,12 +497,12 @@ def test_two_sizes_where_only_a_head_is_fitted_and_both_can_be_taken(asked, epoc
 
 def test_an_image_that_vanishes_before_the_split_is_left_out(crossed, photos, tmp_path, monkeypatch):
     data, really, lost = shutil.copytree(photos, tmp_path/'data'), run_features, []
-    def vanishes(table, config, device, once):
+    def vanishes(table, config, device):
         if not lost:
             lost.append(data/'green_3.png')
             lost[0].unlink()
             raise ImageProblem(lost[0], 'not found')
-        return really(table, config, device, once)
+        return really(table, config, device)
     monkeypatch.setattr('pet_classifier.run.run_features', vanishes)
     out, metrics, said = crossed(data=data)
     assert (metrics['train'], metrics['left_out']) == (30, 1) and any('green_3.png' in s for s in said)

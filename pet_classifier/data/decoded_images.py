@@ -28,7 +28,6 @@ class DecodedImages:
         device:torch.device|None=None, # device of the crops, where all are stored if they fit; None: the CPU
     ):
         self.files, self.size, self.device = list(files), size, device
-        self.load = load_crops # function of paths and a size; another one may know the crops already, as `data.decode_once` does
 
     def __len__(self): return len(self.files)
 
@@ -53,7 +52,7 @@ class DecodedImages:
 
     def _decode(self, indices):
         "Decode the crops at `indices`; channels last"
-        return self.load([self.files[i] for i in indices], self.size).permute(0, 2, 3, 1)
+        return load_crops([self.files[i] for i in indices], self.size).permute(0, 2, 3, 1)
 
     def _is_valid(self, name):
         "Return whether the cache entry `name` holds these crops, by comparing three of them"

@@ -91,7 +91,6 @@ class FeatureExtractor:
         seed:int=0, # for the augmentation in `preprocess`
     ):
         self.model, self.size, self.preprocess, self.device, self.seed = model, size, preprocess, torch.device(device), seed
-        self.load = load_crops # function of paths and a size; another one may keep the crops for a later use
 
     def _several(self): return dict(sizes=list(self.model.sizes)) if len(self.model.sizes) > 1 else {}
 
@@ -133,7 +132,7 @@ class FeatureExtractor:
         done, rows, at_once = slice(0), features[:0], bs
         with no_random(self.seed), fast_math(self.device, search=False), evaluating(self.model.to(self.device)):
             for i in progress_bar(range(0, len(files), bs), each=bs):
-                crops = self.load(files[i:i+bs], self.size) # decoded while a GPU computes the batch before
+                crops = load_crops(files[i:i+bs], self.size) # decoded while a GPU computes the batch before
                 features[done].copy_(rows)
                 done, (rows, at_once) = slice(i, i+bs), self._rows(crops, pool, at_once)
             features[done].copy_(rows)

@@ -14,7 +14,6 @@ from fasttransform import Pipeline
 from torch.utils.data import TensorDataset
 
 from ..data.augment import Augment
-from ..data.decode_once import DecodeOnce
 from ..model.features import FeatureExtractor, Preprocess, fingerprint
 
 # %% ../../nbs/api/training.learner_features.ipynb #2e538b69
@@ -56,20 +55,6 @@ def set_features(
     learn.features = (TensorDataset(first, train.targets.repeat(1 + len(more))), TensorDataset(features[n:], valid.targets))
     learn.features_key = fingerprint(learn.model[0]), id(learn.dls), 1 + len(more)
 
-def _view_0(learn):
-    "Return the features of all images; where they are to be stored on a GPU, store them now, decoded once for both"
-    both = learn.dls.loaders[:2]
-    files, extractor = [f for dl in both for f in dl.dataset.items.file], feature_extractor(learn)
-    ahead = all(dl.decoded and dl.decoded.fits and not dl.decoded.is_stored for dl in both)
-    with DecodeOnce(len(files), {dl.side for dl in both} if ahead else ()) as once:
-        extractor.load = once.ahead
-        features = extractor(files)
-        if len(once.rows) == len(files):
-            for dl in both:
-                dl.decoded.load = once
-                dl.decoded.path  # noqa: B018
-    return features
-
 def training_features(
     learn:Learner, # as returned by `pet_learner`
     views:int=1, # number of views of each training image
@@ -79,6 +64,7 @@ def training_features(
     if views > 1 and learn.dls.train.side == learn.dls.valid.side:
         raise ValueError(f'views={views}: these loaders do not augment images (augment=[]), so all views would be equal')
     if getattr(learn, 'features_key', None) != (fingerprint(learn.model[0]), id(learn.dls), views):
-        train = learn.dls.train.dataset.items.file
-        set_features(learn, _view_0(learn), [image_features(learn, train, view) for view in range(1, views)])
+        train, valid = (dl.dataset.items.file for dl in learn.dls.loaders[:2])
+        features = image_features(learn, [*train, *valid])
+        set_features(learn, features, [image_features(learn, train, view) for view in range(1, views)])
     return learn.features

@@ -5,9 +5,7 @@ import simplejpeg
 import torch
 from PIL import Image, ImageOps
 
-from pet_classifier.data import crops
-from pet_classifier.data.crops import center_crop, check_sizes, load_crop, load_crop_at, load_crops, load_crops_at, read_pixels
-from pet_classifier.data.decode import decode
+from pet_classifier.data.crops import center_crop, check_sizes, load_crop, load_crops, read_pixels
 from pet_classifier.data.drawing import draw_pet
 from pet_classifier.data.images import ImageProblem, list_images, open_image
 
@@ -218,23 +216,3 @@ def test_sizes_are_a_tuple_that_ascends(size, sizes): assert check_sizes(size) =
 @pytest.mark.parametrize('size', [7, 4097, 0, -1, 224., '224', True, None, (), (224, 224), (224, 7), [224, '352'], [[]]])
 def test_what_is_no_size_is_refused(size):
     with pytest.raises(ValueError, match='expected 8 to 4096 pixels, such as 224, or several different ones'): check_sizes(size)
-
-
-@pytest.mark.parametrize('size, orientation, times', [
-    ((400, 300), 1, 1), ((1100, 1030), 6, 1), ((1250, 1200), 1, 2), ((1400, 1370), 8, 1), ((2600, 2400), 3, 2)])
-def test_crops_of_several_sizes_are_those_of_each_size_alone(tmp_path, monkeypatch, size, orientation, times):
-    "Of short sides from 1,196 to 1,367 and from 2,392 to 2,735 pixels, 299 needs another fraction than 342"
-    exif, decoded = Image.Exif(), []
-    exif[0x0112] = orientation
-    textured(*size).save(file := tmp_path/'a.jpg', exif=exif)
-    alone = {s: load_crop(file, s) for s in (299, 342)}
-    monkeypatch.setattr(crops, 'decode', lambda f, at_least: decoded.append(f) or decode(f, at_least))
-    found = load_crop_at(file, (299, 342))
-    assert all(torch.equal(found[s], alone[s]) for s in alone) and len(decoded) == times
-
-
-def test_files_of_all_formats_are_decoded_once_for_several_sizes(files, monkeypatch):
-    expected, decoded = {s: load_crops(files, s) for s in (24, 16)}, []
-    monkeypatch.setattr(crops, 'decode', lambda f, at_least: decoded.append(f) or decode(f, at_least))
-    found = load_crops_at(files, (24, 16))
-    assert [*found] == [24, 16] and all(torch.equal(found[s], expected[s]) for s in expected) and len(decoded) == 7

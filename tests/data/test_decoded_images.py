@@ -4,7 +4,6 @@ import subprocess
 import sys
 import tracemalloc
 import warnings
-from io import BytesIO
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from PIL import Image
 from pet_classifier.core.cache import clear_cache
 from pet_classifier.data import crops, decoded_images
 from pet_classifier.data.crops import load_crops
-from pet_classifier.data.decode_once import DecodeOnce
 from pet_classifier.data.decoded_images import DecodedImages
 from pet_classifier.data.images import ImageProblem
 from pet_classifier.data.loaders import loaders
@@ -250,54 +248,6 @@ def decoded(monkeypatch, fresh_cache):
         return really(file, at_least)
     monkeypatch.setattr(crops, 'decode', decode)
     return seen
-
-
-def stored(files, size, once):
-    images = DecodedImages(files, size)
-    images.load = once
-    return images
-
-
-def test_images_decoded_ahead_are_not_decoded_again_and_leave_nothing(files, decoded, fresh_cache):
-    a, b = files[:3], files[3:]
-    expected = load_crops(files, 16), load_crops(a, 24), load_crops(b[::-1], 16)
-    decoded.clear()
-    with DecodeOnce(7, (16, 24)) as once:
-        assert torch.equal(torch.cat([once.ahead(files[:4], 16), once.ahead(files[4:], 16)]), expected[0])
-        train, valid = stored(a, 24, once), stored(b[::-1], 16, once)
-        assert train.path and valid.path and sorted(decoded) == [f.name for f in files]
-    assert torch.equal(train[[0, 1, 2]], expected[1]) and torch.equal(valid[[0, 1, 2, 3]], expected[2])
-    assert sorted(fresh_cache.iterdir()) == sorted([train.path, valid.path]) and len(decoded) == 7
-    assert torch.equal(once(a, 24), expected[1]) and torch.equal(once.ahead(a, 16), expected[0][:3])  # decoded again
-
-
-def test_an_image_edited_meanwhile_and_other_sizes_and_images_are_decoded(files, decoded):
-    with DecodeOnce(7, (16, 24)) as once:
-        once.ahead(files[:5], 16)
-        Image.open(files[4]).rotate(180).save(files[0])
-        for some, size in (files[:2], 24), (files[1:3], 20), (files[4:6], 24):
-            assert torch.equal(once(some, size), load_crops(some, size))
-        decoded.clear()
-        assert torch.equal(once(files[1:5], 24), once(files[1:5], 24)) and not decoded
-        files[3].unlink()
-        with pytest.raises(ImageProblem, match='3.jpg: not found'): once(files[2:4], 24)
-
-
-class FullDisk(BytesIO):
-    def write(self, data): raise OSError(28, 'No space left on device')
-
-
-@pytest.mark.parametrize('trouble', ['limit', 'full', 'folder'])
-def test_without_room_ahead_images_are_decoded_again(files, decoded, monkeypatch, tmp_path, trouble):
-    if trouble == 'limit': monkeypatch.setenv('PET_CLASSIFIER_CACHE_GB', str((7*3*(16**2 + 24**2) - 1)/1e9))
-    if trouble == 'folder':
-        (tmp_path/'file').touch()
-        monkeypatch.setenv('PET_CLASSIFIER_CACHE', str(tmp_path/'file'/'cache'))
-    with DecodeOnce(7, (16, 24)) as once:
-        if trouble == 'full': once.waiting[24] = FullDisk()
-        first = once.ahead(files, 16)
-        assert not once.rows and not once.waiting
-        assert torch.equal(first, load_crops(files, 16)) and torch.equal(once(files, 24), load_crops(files, 24))
 
 
 def test_a_batch_is_shown_before_all_images_are_decoded(tiny_table, decoded):

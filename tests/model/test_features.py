@@ -10,7 +10,6 @@ from PIL import Image
 from torch import nn
 
 from pet_classifier.core.cache import clear_cache
-from pet_classifier.data import crops
 from pet_classifier.data.augment import Augment
 from pet_classifier.data.crops import load_crop, load_crops
 from pet_classifier.data.image_ids import image_ids
@@ -73,23 +72,6 @@ def test_another_learner_on_the_same_images_computes_nothing(learner, computed, 
     for data, dl in zip(second, learn.dls.loaders):
         assert torch.equal(of(data), torch.stack([row[f] for f in dl.dataset.items.file]))
         assert [learn.dls.vocab[i] for i in data.tensors[1]] == dl.dataset.items.label.tolist()
-
-
-@pytest.mark.parametrize('keep, at_fit, later', [(True, 18, 0), (False, 18, 18)])
-def test_images_for_a_gpu_are_decoded_once(learner, tiny_table, fresh_cache, monkeypatch, keep, at_fit, later):
-    "For features and training; elsewhere, training decodes them when it needs them"
-    decoded, really, seen = [], crops.decode, []
-    monkeypatch.setattr(crops, 'decode', lambda f, at_least: decoded.append(f) or really(f, at_least))
-    learn = learner(loaders(tiny_table, size=32, bs=4, device='cpu', keep=keep))
-    features = training_features(learn)
-    assert len(decoded) == at_fit and all(dl.decoded.is_stored == keep for dl in learn.dls.loaders)
-    decoded.clear()
-    for dl in learn.dls.loaders: seen.append(dl.decoded[list(range(len(dl.dataset)))])
-    assert len(decoded) == later
-    for dl, x in zip(learn.dls.loaders, seen): assert torch.equal(x, load_crops(dl.dataset.items.file.tolist(), dl.side))
-    clear_cache()
-    again = training_features(learner(loaders(tiny_table, size=32, bs=4, device='cpu', keep=False)))
-    assert all(torch.equal(of(a), of(b)) for a, b in zip(features, again))
 
 
 def test_a_grown_set_computes_only_what_is_new(learner, computed, files):

@@ -29,6 +29,7 @@ from torch import nn
 
 from ..core.device import memory_format, send
 from ..model.bundle import Bundle
+from ..model.folding import fold_batch_norm
 from ..model.inference import InferenceModel, plain_inference_model
 from ..model.network import DTYPES, resolve_precision, set_precision
 
@@ -42,11 +43,12 @@ def torch_engine(
 ) -> Engine: # from images on the CPU to float32 logits
     "Return an engine that runs `bundle` with torch"
     device, layout = torch.device(device), memory_format(device)
-    network = set_precision(copy.deepcopy(bundle.model), precision, device)
+    network = set_precision(copy.deepcopy(bundle.model), precision, device).eval().to(device)
+    network = fold_batch_norm(network, bundle.size)
     if network.runs_in != 'fp32':
         for layer in network[0].modules():
             if isinstance(layer, (nn.Conv2d, nn.Linear)): layer.to(DTYPES[network.runs_in])
-    model: Any = InferenceModel(replace(bundle, model=network)).eval().to(device)
+    model: Any = InferenceModel(replace(bundle, model=network)).to(device)
     model.to(memory_format=layout)
     @torch.inference_mode()
     def engine(images): return model(send(images.contiguous(memory_format=layout), device)).cpu().numpy()

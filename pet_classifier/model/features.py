@@ -24,6 +24,7 @@ from ..core.device import fast_math, free_memory, send
 from ..data.crops import load_crops
 from ..data.image_ids import image_ids
 from .backbone import AdaptiveConcatPool2d, UnitLength
+from .folding import fold_batch_norm
 from .network import Network
 
 # %% ../../nbs/api/model.features.ipynb #2adad607
@@ -107,10 +108,10 @@ class FeatureExtractor:
                  self.device.type, *self._several().values())
         return f'features-{sha256(repr(facts).encode()).hexdigest()[:32]}.npz'
 
-    def _rows(self, crops, pool, at_once):
-        "Return the features of `crops`, computed `at_once` images at a time, or fewer, and how many"
+    def _rows(self, model, crops, pool, at_once):
+        "Return the features of `crops`, computed by `model` for `at_once` images at a time, or fewer, and how many"
         while True:
-            try: return torch.cat([self.model.pooled(self.preprocess(send(part, self.device)), pool)
+            try: return torch.cat([model.pooled(self.preprocess(send(part, self.device)), pool)
                                    for part in crops.split(at_once)]), at_once
             except torch.OutOfMemoryError: half = at_once//2
             if not half: raise ValueError(f'not even one image of {self.size} pixels fits into the memory of {self.device}; '
@@ -131,10 +132,11 @@ class FeatureExtractor:
         features = torch.empty(len(files), next(rest.parameters()).shape[-1]) # allocated once
         done, rows, at_once = slice(0), features[:0], bs
         with no_random(self.seed), fast_math(self.device, search=False), evaluating(self.model.to(self.device)):
+            model = fold_batch_norm(self.model, self.size)
             for i in progress_bar(range(0, len(files), bs), each=bs):
                 crops = load_crops(files[i:i+bs], self.size) # decoded while a GPU computes the batch before
                 features[done].copy_(rows)
-                done, (rows, at_once) = slice(i, i+bs), self._rows(crops, pool, at_once)
+                done, (rows, at_once) = slice(i, i+bs), self._rows(model, crops, pool, at_once)
             features[done].copy_(rows)
         return features
 

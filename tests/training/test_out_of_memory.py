@@ -127,7 +127,8 @@ def body_memory(monkeypatch):
 def test_features_are_computed_in_smaller_parts_and_each_image_is_decoded_once(learner, tiny_table, body_memory, monkeypatch):
     extractor, files = feature_extractor(learner(precision='fp32')), tiny_table.file.tolist()
     expected, sizes, loaded = extractor.compute(files), body_memory(3), []
-    monkeypatch.setattr('pet_classifier.model.features.load_crops', lambda files, size: loaded.extend(files) or load_crops(files, size))
+    def noted(files, size): return loaded.extend(files) or load_crops(files, size)
+    monkeypatch.setattr('pet_classifier.model.features.load_crops', noted)
     with pytest.warns(UserWarning) as told: features = extractor.compute(files, bs=12)
     assert torch.allclose(features, expected, atol=1e-5) and loaded == files
     assert sizes == [12, 6] + [3]*6  # of the last six images, no more than three are tried

@@ -98,10 +98,10 @@ class SearchAlgorithms(Callback):
 
 @contextmanager
 def _batch_size(dls, bs):
-    "Within this context, batches of `dls` have at most `bs` images"
+    "Within this context, batches of `dls` have at most `bs` images, unless they are given as a whole (`bs` is None)"
     was = [dl.bs for dl in dls.loaders]
     try:
-        for dl in dls.loaders: dl.bs = min(dl.bs, bs)
+        for dl in dls.loaders: dl.bs = min(dl.bs, bs) if dl.bs and bs else dl.bs
         yield
     finally:
         for dl, n in zip(dls.loaders, was): dl.bs = n
@@ -131,7 +131,7 @@ def fine_tune(
                 learn.fit_one_cycle(epochs, lr)
         if keep_best: return keep.best_epoch is not None
         return better(initial, loss_and_error(learn, learn.recorder.values[-1][1:]))
-    return train_within_memory(learn, train, learn.dls.train.bs, learn.dls.bs_given)
+    return train_within_memory(learn, train, learn.dls.train.bs, getattr(learn.dls, 'bs_given', False))
 
 # %% ../../nbs/api/training.fine_tuning.ipynb #99f6aadc
 def stage_file(

@@ -31,10 +31,11 @@ _SMALLEST = 2 # images: batch norm in training needs two
 def train_within_memory(
     learn:Learner, # as returned by `pet_learner`
     train, # function of a batch size and a list of callbacks, which trains `learn`
-    bs:int, # images per batch
+    bs:int|None, # images per batch; None: the batches are given, and cannot be made smaller
     given:bool=False, # did the user ask for `bs`? Then it is not changed
 ): # what `train` returns
     "Return `train(bs, [])`; if that runs out of memory, restore `learn` and train with smaller batches, accumulating gradients"
+    if bs is None: return train(bs, [])
     model, rows, rng = get_model(learn.model), list(learn.epoch_table.rows), random_state(learn.dls.train)
     state = {name: v.detach().to('cpu', copy=True) for name, v in model.state_dict().items()}
     now, device = bs, learn.dls.device

@@ -4,6 +4,8 @@ import json
 import pytest
 import torch
 from fastai.callback.core import Callback, CancelFitException
+from fastai.data.core import DataLoaders
+from fastai.data.load import DataLoader
 from fastai.metrics import accuracy, error_rate
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -49,6 +51,16 @@ def test_fine_tune_trains_each_group_at_its_rate(learner, lr, rates):
     learn = learner(cbs=Rates())
     fine_tune(learn, 4, lr)  # 12 steps, the fourth at the top of the cycle
     assert learn.rates.highest == pytest.approx(rates) and frozen_groups(learn) == 0
+
+
+def test_dataloaders_of_fastai_can_take_the_place_of_ours(learner):
+    learn = learner()
+    x, y = learn.dls.train.one_batch()
+    batches = DataLoader([(x, y)]*3, bs=None, num_workers=0)
+    learn.dls = DataLoaders(batches, batches, device=x.device)
+    was = fingerprint(learn.model)
+    fine_tune(learn, 1, 1e-3, keep_best=False)
+    assert learn.train_iter == 3 and fingerprint(learn.model) != was
 
 
 def test_frozen_groups_keep_their_weights_and_get_no_gradient(learner):

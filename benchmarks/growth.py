@@ -37,8 +37,14 @@ TURNS = Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_180, Image.Transpose.R
 VARIANTS = [ImageOps.invert, *(partial(Image.Image.transpose, method=turn) for turn in TURNS)]
 
 
+def variant(file, i):
+    "Return the name of the `i`-th variant of `file`, which no image of the source has: its number has seven digits"
+    breed, number = file.stem.rsplit('_', 1)
+    return f'{breed}_{i}{int(number):06}.jpg'
+
+
 def write_variant(file, to, change):
-    with Image.open(file) as im: change(im.convert('RGB')).save(to, quality=90)
+    with Image.open(file) as im, to.open('xb') as new: change(im.convert('RGB')).save(new, 'JPEG', quality=90)
 
 
 def make_images(source, folder, n):
@@ -46,7 +52,7 @@ def make_images(source, folder, n):
     table = label_by_name(list_images(source), PETS_PATTERN)
     folder.mkdir()
     for file in table.groupby('label').head(n//table.label.nunique()).file: (folder/file.name).symlink_to(file.absolute())
-    more = [(file, folder/f'{file.stem}{i}.jpg', change) for i, change in enumerate(VARIANTS, 1) for file in table.file]
+    more = [(file, folder/variant(file, i), change) for i, change in enumerate(VARIANTS, 1) for file in table.file]
     if n > len(table): Parallel(-1)(delayed(write_variant)(*job) for job in more[:n - len(table)])
     say(f'{len(list_images(folder)):,} images in {folder}')
 

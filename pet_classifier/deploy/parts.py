@@ -61,7 +61,7 @@ class PartWriter:
 MAX_CRASHES = 3 # how often an image may crash a new process before it is reported
 
 @lru_cache(maxsize=1)
-def _loaded(writer): return cloudpickle.loads(writer)
+def _loaded(writer): return cloudpickle.loads(writer) # from the process that started this one, never from a file
 
 def _rows(writer, names): return _loaded(writer).rows(names)
 def _write(writer, part): return _loaded(writer).write(**part)
